@@ -1,0 +1,10 @@
+"""Cutting comparisons into parts.
+
+choice  which rows train, validate and test
+parts   the parts, and what they share
+"""
+
+from pal._splits.choice import choose_rows
+from pal._splits.parts import Leakage, Parts
+
+__all__ = ["Leakage", "Parts", "choose_rows"]
