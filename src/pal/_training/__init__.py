@@ -1,0 +1,1 @@
+"""Inside `pal.training`: settings, tables, the loop, checkpoints, and what is done before and after it."""

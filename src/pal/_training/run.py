@@ -1,0 +1,303 @@
+"""The loop: random comparisons, Adam on the shared part, a sparse Adam on the users of the step."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pal._training import checkpoint
+from pal._training.config import TrainConfig
+from pal._training.progress import bar
+from pal._training.start import begin
+from pal._training.tables import Tables
+from pal.errors import InputError
+from pal.losses import get_loss
+from pal.maps import MLPMap
+from pal.model import ModelConfig, RewardModel
+from pal.questions import compact
+
+__all__ = ["Run"]
+
+SAVE_EVERY = 5.0  # seconds between checkpoints
+SOLVED = 4e-3  # a validation loss below which nothing is left to learn, only margins to inflate
+IMPROVEMENT = 1e-3  # share of the loss that an evaluation must gain to count
+MAX_BATCH = 32_768
+
+
+class RowAdam:
+    """Adam on the rows of a table that a step touches; the others cost nothing (lazy, as torch's SparseAdam)."""
+
+    def __init__(self, n: int, width: int, lr: float, device: torch.device) -> None:
+        self.lr = lr
+        self.m = torch.zeros(n, width, device=device)
+        self.v = torch.zeros(n, width, device=device)
+        self.t = torch.zeros(n, 1, device=device)
+
+    def step(self, table: Tensor, rows: Tensor, grad: Tensor) -> None:
+        """Moves the rows (U,) of the table (N, W) by their gradient (U, W), in place."""
+        if len(rows) == len(table):
+            self.m.lerp_(grad, 0.1)
+            self.v.lerp_(grad.square(), 0.01)
+            self.t += 1
+            table -= self._change(self.m, self.v, self.t)
+        else:
+            m, v, t = self.m[rows].lerp_(grad, 0.1), self.v[rows].lerp_(grad.square(), 0.01), self.t[rows] + 1
+            self.m[rows], self.v[rows], self.t[rows] = m, v, t
+            table[rows] -= self._change(m, v, t)
+
+    def _change(self, m: Tensor, v: Tensor, t: Tensor) -> Tensor:
+        return self.lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.99**t)).sqrt() + 1e-8)
+
+
+class Adam:
+    """Adam (Kingma and Ba, 2015) with L2 weight decay, as torch.optim.Adam, whose import alone takes over a second."""
+
+    def __init__(self, groups: Sequence[tuple[Sequence[Tensor], float, float]]) -> None:
+        self.params = [(p, lr, decay) for params, lr, decay in groups for p in params]
+        self.m = [torch.zeros_like(p) for p, _, _ in self.params]
+        self.v = [torch.zeros_like(p) for p, _, _ in self.params]
+        self.t, self.factor = 0, 1.0  # the factor scales all learning rates
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
+        for p, _, _ in self.params:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Moves every parameter that has a gradient."""
+        self.t += 1
+        first, second = 1 - 0.9**self.t, math.sqrt(1 - 0.999**self.t)
+        for (p, lr, decay), m, v in zip(self.params, self.m, self.v, strict=True):
+            if p.grad is None:
+                continue
+            grad = p.grad.add(p, alpha=decay) if decay else p.grad
+            m.lerp_(grad, 0.1)
+            v.mul_(0.999).addcmul_(grad, grad, value=0.001)
+            p.addcdiv_(m, (v.sqrt() / second).add_(1e-8), value=-self.factor * lr / first)
+
+
+@dataclass
+class State:
+    """Where a run stands; with its tensors, all that is needed to go on."""
+
+    step: int = 0
+    position: int = 0
+    bad: int = 0
+    drops: int = 0
+    best_loss: float = math.inf
+    mark: float = math.inf  # the loss from which improvement is counted
+    seconds: float = 0.0
+    done: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Run:
+    """One training run; `train` leaves the best state in `prototypes`, `table` and `bias`.
+
+    Attributes:
+        prototypes: the shared part.
+        table: (N, K + 1) a row a user: K logits of the weights, then the log of the reliability.
+        bias: of the left side.
+        state: where the run stands.
+    """
+
+    def __init__(self, tables: Tables, shape: ModelConfig, config: TrainConfig, start: RewardModel | None) -> None:
+        self.shape, self.config = shape, config
+        self.learns_users = shape.n_prototypes > 1 or config.reliability
+        self.prototypes, logits = begin(tables, shape, start, torch.Generator().manual_seed(config.seed))
+        # without a user in it, a question's answers are as good as their mean
+        self.tables = tables = tables if self.learns_users else tables.pooled()
+        self.device = device = tables.answers.user.device
+        self.loss = get_loss(shape.loss)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.prototypes.to(device)
+        for module in self.prototypes.modules():
+            if isinstance(module, MLPMap):
+                module.generator = self.generator
+        n, K = len(tables.user_ids), shape.n_prototypes
+        self.table = torch.cat([logits, torch.zeros(n, 1)], dim=1).to(device)
+        self.users = RowAdam(n, K + 1, config.user_lr, device)
+        self.bias = torch.zeros((), device=device, requires_grad=True)
+        named = list(self.prototypes.named_parameters())
+        maps = [p for name, p in named if "." in name]
+        others = [p for name, p in named if "." not in name]
+        self.optimiser = Adam(
+            [(maps, config.lr, config.weight_decay), ([*others, self.bias], config.prototype_lr, 0.0)]
+        )
+        self.prior = self.mean_weights()
+        self.best = self._snapshot()
+        self.state = State()
+        n_answers = len(tables.answers)
+        self.batch = min(n_answers, config.batch_size or min(MAX_BATCH, max(256, n_answers // 16)))
+        a_pass = math.ceil(n_answers / self.batch)
+        self.eval_every = config.eval_every or min(100, max(8, a_pass))
+        self.max_steps = config.max_steps if config.max_epochs is None else config.max_epochs * a_pass
+
+    def mean_weights(self) -> Tensor:
+        """(K,) the mean of the users' weights."""
+        return torch.softmax(self.table[:, :-1], dim=1).mean(0)
+
+    def train(self, path: Path | None) -> None:
+        """Runs to the end, from a checkpoint where there is one."""
+        state, n = self.state, len(self.tables.answers)
+        order_state = self.generator.get_state()
+        resumed = None
+        if path is not None and path.exists():
+            order_state, resumed = self._load(path)
+            self.generator.set_state(order_state)
+            state = self.state
+        order = self._order()
+        if resumed is not None:
+            self.generator.set_state(resumed)
+        began = time.perf_counter() - state.seconds
+        saved = time.perf_counter()
+        running = torch.zeros((), device=self.device)
+        with bar(f"K = {self.shape.n_prototypes}", self.config.progress) as report:
+            while not state.done:
+                if state.position >= n:
+                    order_state, state.position = self.generator.get_state(), 0
+                    order = self._order()
+                running += self._step(order[state.position : state.position + self.batch])
+                state.position += self.batch
+                state.step += 1
+                if state.step % self.eval_every == 0 or state.step >= self.max_steps:
+                    state.seconds = time.perf_counter() - began
+                    self._evaluate(float(running) / self.eval_every)
+                    running.zero_()
+                    report(state.step, state.best_loss)
+                    if path is not None and (state.done or time.perf_counter() - saved > SAVE_EVERY):
+                        self._save(path, order_state)
+                        saved = time.perf_counter()
+        self._restore(self.best)
+
+    def _order(self) -> Tensor:
+        return torch.randperm(len(self.tables.answers), generator=self.generator).to(self.device)
+
+    def _step(self, rows: Tensor) -> Tensor:
+        config, tables = self.config, self.tables
+        answers = tables.answers.take(rows)
+        asked, question = compact(answers.question, len(tables.questions))
+        touched, user = compact(answers.user, len(self.table)) if self.learns_users else (rows[:1] * 0, answers.user)
+        self.prototypes.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            terms = self.prototypes.terms(tables.questions.take(asked))
+        if terms.margins is not None:
+            terms = replace(terms, margins=terms.margins.float())
+        params = self.table[touched].requires_grad_(self.learns_users)
+        weights = torch.softmax(params[:, :-1], dim=1)
+        margin = self.prototypes.margin(terms, weights, question, user)
+        if config.reliability:
+            margin = margin * params[:, -1].exp()[user]
+        if config.side_bias and tables.sided:
+            margin = margin + self.bias
+        each = self.loss(margin, answers.label)
+        loss = (each if answers.weight is None else each * answers.weight).mean()
+        if not bool(torch.isfinite(loss)):
+            raise InputError(f"the loss became {float(loss)} at step {self.state.step}: use smaller learning rates")
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        if params.grad is not None:
+            with torch.no_grad():
+                grad = params.grad * len(rows)  # a sum over the user's answers in the step
+                share = torch.bincount(user, minlength=len(touched)) / tables.counts[touched]
+                # the gradient of strength KL(prior || w) in the logits, spread over the user's answers
+                grad[:, :-1] += config.strength * share[:, None] * (weights - self.prior)
+                grad[:, -1] += 4.0 * share * params[:, -1]  # a normal prior with standard deviation 1/2
+                self.users.step(self.table, touched, grad)
+        return loss.detach()
+
+    # -- evaluation -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _validation_loss(self) -> float:
+        answers = self.tables.val_answers
+        self.prototypes.eval()
+        terms = self.prototypes.terms(self.tables.val_questions)
+        weights = torch.cat([torch.softmax(self.table[:, :-1], dim=1), self.mean_weights()[None]])
+        margin = self.prototypes.margin(terms, weights, answers.question, answers.user)
+        margin = margin * torch.cat([self.table[:, -1], self.table.new_zeros(1)]).exp()[answers.user] + self.bias
+        if self.loss.link is None:
+            return float(self.loss(margin, answers.label).mean())
+        return float(F.binary_cross_entropy_with_logits(self.loss.link * margin, answers.label))
+
+    def _evaluate(self, train_loss: float) -> None:
+        state, config = self.state, self.config
+        self.prior = self.mean_weights()
+        loss = self._validation_loss() if len(self.tables.val_answers) else train_loss
+        row = {"step": float(state.step), "seconds": state.seconds, "train_loss": train_loss}
+        row |= {"validation_log_loss": loss, "lr": config.lr * self.optimiser.factor}
+        state.history.append(row)
+        if loss < state.best_loss:
+            state.best_loss, self.best = loss, self._snapshot()
+        if loss < state.mark * (1 - IMPROVEMENT):
+            state.mark, state.bad = loss, 0
+        else:
+            state.bad += 1
+        if state.bad >= config.patience:
+            state.bad, state.drops = 0, state.drops + 1
+            self._restore(self.best)
+            self.users.lr *= 0.2
+            self.optimiser.factor *= 0.2
+        state.done = state.drops > config.drops or state.step >= self.max_steps or loss < SOLVED
+
+    def _snapshot(self) -> dict[str, Tensor]:
+        tensors = {f"p.{k}": v.detach().clone() for k, v in self.prototypes.state_dict().items()}
+        return {**tensors, "table": self.table.clone(), "bias": self.bias.detach().clone()}
+
+    def _restore(self, snapshot: dict[str, Tensor]) -> None:
+        self.prototypes.load_state_dict({k[2:]: v for k, v in snapshot.items() if k.startswith("p.")})
+        self.table = snapshot["table"].clone()
+        with torch.no_grad():
+            self.bias.copy_(snapshot["bias"])
+
+    # -- checkpoint -----------------------------------------------------------------------------------------------
+
+    def _fingerprint(self) -> str:
+        settings = {k: v for k, v in asdict(self.config).items() if k not in ("progress", "n_prototypes")}
+        label = self.tables.answers.label
+        facts = [len(label), float(label.double().sum()), len(self.tables.questions), len(self.tables.user_ids)]
+        return json.dumps([asdict(self.shape), settings, facts], sort_keys=True)
+
+    def _save(self, path: Path, order_state: Tensor) -> None:
+        groups = {
+            "now": self._snapshot(),
+            "best": self.best,
+            "users": {"m": self.users.m, "v": self.users.v, "t": self.users.t},
+            "random": {"generator": self.generator.get_state(), "order": order_state},
+            "run": {"prior": self.prior},
+        }
+        for i, (m, v) in enumerate(zip(self.optimiser.m, self.optimiser.v, strict=True)):
+            groups[f"adam{i}"] = {"m": m, "v": v}
+        tensors = {f"{group}/{name}": t for group, named in groups.items() for name, t in named.items()}
+        plain = {
+            "state": asdict(self.state),
+            "adam": [self.optimiser.t, self.optimiser.factor],
+            "user_lr": self.users.lr,
+        }
+        checkpoint.write(path, tensors, plain, self._fingerprint())
+
+    def _load(self, path: Path) -> tuple[Tensor, Tensor]:
+        """Takes up a checkpoint; the generator's states at the start of the pass and now."""
+        tensors, plain = checkpoint.read(path, self._fingerprint())
+        groups: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            group, name = key.split("/")
+            groups.setdefault(group, {})[name] = tensor if group == "random" else tensor.to(self.device)
+        self._restore(groups["now"])
+        self.best = groups["best"]
+        self.users.m, self.users.v, self.users.t = (groups["users"][k] for k in "mvt")
+        self.users.lr, self.prior = plain["user_lr"], groups["run"]["prior"]
+        adam = self.optimiser
+        adam.t, adam.factor = plain["adam"]
+        adam.m = [groups[f"adam{i}"]["m"] for i in range(len(adam.params))]
+        adam.v = [groups[f"adam{i}"]["v"] for i in range(len(adam.params))]
+        self.state = State(**plain["state"])
+        return groups["random"]["order"], groups["random"]["generator"]

@@ -1,0 +1,91 @@
+"""Where training starts: initial maps and prototypes, and a group for each user."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pal._training.tables import Tables
+from pal.losses import sigmoid_slope
+from pal.model import ModelConfig, RewardModel, make_prototypes
+from pal.prototypes import Prototypes
+
+__all__ = ["begin", "user_groups"]
+
+
+def begin(
+    tables: Tables, shape: ModelConfig, start: RewardModel | None, generator: torch.Generator
+) -> tuple[Prototypes, Tensor]:
+    """The prototypes and the users' logits (N, K) that training starts from.
+
+    Without a model to start from they are random. A model of as many prototypes goes on as it is. A pooled one grows:
+    near copies of its prototype, and users leaning to the group of those who differ from it in the same direction, so
+    that the copies part at once (random starts near one another sit on a plateau at the majority's answer).
+    """
+    n, K = len(tables.user_ids), shape.n_prototypes
+    if start is None:
+        prototypes = make_prototypes(shape, generator)
+        _scale_inputs(prototypes, tables)
+        return prototypes, torch.randn(n, K, generator=generator) if K > 1 else torch.zeros(n, 1)
+    prototypes = copy.deepcopy(start.prototypes)
+    if start.n_prototypes == K:
+        weights, _, rows = start.weights_of(tables.user_ids)
+        return prototypes, weights[rows].clamp(min=1e-4).log()
+    groups = user_groups(tables, prototypes.to(tables.answers.user.device), K, generator).cpu()
+    prototypes.grow(K, 0.1, generator)
+    return prototypes, (0.6 * F.one_hot(groups, K).float() + 0.4 / K).log()
+
+
+def _scale_inputs(prototypes: Prototypes, tables: Tables) -> None:
+    """Divides inputs by their root mean square length, so that learning rates mean the same for any encoder."""
+    for name, x in (("f", tables.questions.items()), ("g", tables.questions.prompts)):
+        part = getattr(prototypes, name, None)
+        if part is not None and x is not None:
+            length = float(x.square().sum(1).mean().sqrt())
+            part.input_scale.fill_(1.0 / length if length > 0 else 1.0)
+
+
+@torch.no_grad()
+def user_groups(tables: Tables, pooled: Prototypes, K: int, generator: torch.Generator) -> Tensor:
+    """A group for each user (N,), by the direction in which their answers differ from the pooled model's."""
+    pooled.eval()
+    answers, questions, n = tables.answers, tables.questions, len(tables.user_ids)
+    everyone = torch.ones(1, 1, device=answers.user.device)
+    margin = pooled.margin(pooled.terms(questions), everyone, answers.question, torch.zeros_like(answers.user))
+    residual = answers.label - torch.sigmoid(sigmoid_slope(margin, answers.label) * margin)
+    features = pooled.features(questions)
+    scores = torch.zeros(n, features.shape[1], device=features.device)
+    for low in range(0, len(answers), 1 << 16):  # bounded memory: a piece of answers x features at a time
+        piece = slice(low, low + (1 << 16))
+        scores.index_add_(0, answers.user[piece], residual[piece, None] * features[answers.question[piece]])
+    scores /= (tables.counts + 5.0)[:, None]
+    _, vectors = torch.linalg.eigh(scores.T @ scores)
+    return _k_means(scores @ vectors[:, -8:], K, generator)
+
+
+def _k_means(x: Tensor, K: int, generator: torch.Generator, restarts: int = 8) -> Tensor:
+    """Groups (n,) of points (n, m): Lloyd's algorithm from k-means++ starts, the best of a few."""
+    best, best_spread = torch.arange(len(x), device=x.device) % K, math.inf
+    if len(x) <= K:
+        return best
+
+    def draw(p: Tensor) -> Tensor:
+        return torch.multinomial(p.cpu(), 1, generator=generator).to(x.device)
+
+    fitted = x if len(x) <= 20_000 else x[torch.randperm(len(x), generator=generator)[:20_000].to(x.device)]
+    for _ in range(restarts):
+        centres = fitted[draw(torch.ones(len(fitted)))]
+        for _ in range(K - 1):
+            nearest = torch.cdist(fitted, centres).min(1).values.square()
+            centres = torch.cat([centres, fitted[draw(nearest + 1e-12)]])
+        for _ in range(20):
+            group = torch.cdist(fitted, centres).argmin(1)
+            sums = torch.zeros_like(centres).index_add_(0, group, fitted)
+            sizes = torch.bincount(group, minlength=K)[:, None]
+            centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
+        spread = float(torch.cdist(fitted, centres).min(1).values.square().sum())
+        if spread < best_spread:
+            best, best_spread = torch.cdist(x, centres).argmin(1), spread
+    return best

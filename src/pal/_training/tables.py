@@ -1,0 +1,103 @@
+"""Training and validation answers as tensors."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from pal._training.config import TrainConfig
+from pal.embeddings import EmbeddedComparisons
+from pal.errors import InputError
+from pal.model import ModelConfig, check_data
+from pal.questions import Answers, Questions, tabulate
+from pal.users import rows_of
+
+__all__ = ["Tables", "pick_device"]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Training and validation answers as tensors; users are those of training, validation's matched by id."""
+
+    user_ids: pl.Series
+    questions: Questions
+    answers: Answers
+    val_questions: Questions
+    val_answers: Answers  # user == len(user_ids): unseen
+    sided: bool
+
+    @property
+    def counts(self) -> Tensor:
+        """(N,) training answers of each user, as float32 of at least 1."""
+        return torch.bincount(self.answers.user, minlength=len(self.user_ids)).float().clamp(min=1)
+
+    def pooled(self) -> "Tables":
+        """The same with one training answer a question: the mean label, weighted by the number of answers."""
+        answers, n = self.answers, len(self.questions)
+        each = torch.ones_like(answers.label) if answers.weight is None else answers.weight
+        weight = torch.bincount(answers.question, each, minlength=n)
+        asked = weight.nonzero().squeeze(1)
+        label = torch.bincount(answers.question, each * answers.label, minlength=n)[asked] / weight[asked]
+        weight = weight[asked] / weight[asked].mean()
+        return replace(self, answers=Answers(torch.zeros_like(asked), asked, label, weight))
+
+    def to(self, device: torch.device) -> "Tables":
+        """The same on a device."""
+        return replace(
+            self,
+            questions=self.questions.to(device),
+            answers=self.answers.to(device),
+            val_questions=self.val_questions.to(device),
+            val_answers=self.val_answers.to(device),
+        )
+
+    @classmethod
+    def of(
+        cls, data: EmbeddedComparisons, validation: EmbeddedComparisons, shape: ModelConfig, config: TrainConfig
+    ) -> "Tables":
+        if not len(data):
+            raise InputError("there are no training comparisons")
+        device = pick_device(config.device)
+        present, user = np.unique(data.comparisons.user, return_inverse=True)
+        ids = data.comparisons.user_ids.gather(present)
+
+        def side(part: EmbeddedComparisons, rows: Any) -> tuple[Questions, Answers]:
+            check_data(shape, part)
+            questions, question = tabulate(part)
+            if shape.prompt == "concatenate":
+                questions = questions.concatenated()
+            elif shape.prompt == "none":
+                questions = replace(questions, prompts=None, prompt=None)
+            weight = None if part.comparisons.weight is None else torch.from_numpy(part.comparisons.weight.copy())
+            answers = Answers(
+                torch.from_numpy(rows.astype(np.int64)),
+                question,
+                torch.from_numpy(part.comparisons.label.copy()),
+                weight,
+            )
+            return questions.to(device), answers.to(device)
+
+        questions, answers = side(data, user)
+        if config.balance_users:
+            counts = torch.bincount(answers.user)
+            each = (len(answers) / len(counts) / counts.float())[answers.user]
+            answers = replace(answers, weight=each if answers.weight is None else each * answers.weight)
+        found = rows_of(validation.comparisons.user_ids, ids)
+        found = np.where(found < 0, len(ids), found)
+        val_questions, val_answers = side(validation, found[validation.comparisons.user])
+        return cls(ids, questions, answers, val_questions, val_answers, data.comparisons.sided)
+
+
+def pick_device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if name not in ("cpu", "cuda", "mps"):
+        raise InputError(f"device={name!r} is not known: use 'auto', 'cpu', 'cuda' or 'mps'")
+    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
+        raise InputError(f"device={name!r} is not available on this machine: use 'auto'")
+    return torch.device(name)

@@ -1,0 +1,89 @@
+"""Majority: what most people answered to this very comparison."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from pal.embeddings import EmbeddedComparisons
+from pal.training import TrainConfig
+
+__all__ = ["MajorityModel", "fit_majority"]
+
+
+class MajorityModel:
+    """P(left preferred) is the share of people who preferred it; the same for everyone.
+
+    A comparison nobody answered in training gets the share of left answers overall, or one half where the side says
+    nothing. Two answers' worth of that prior are mixed into each share.
+    """
+
+    def __init__(self, table: pl.DataFrame, wins: pl.DataFrame, overall: float, users: pl.Series) -> None:
+        self.table, self.wins, self.overall, self.user_ids = table, wins, overall, users
+
+    def predict(self, data: EmbeddedComparisons) -> npt.NDArray[np.float32]:
+        """P(left preferred) of each row, shape (n,)."""
+        found = _keys(data).join(self.table, on=["prompt", "first", "second"], how="left", maintain_order="left")
+        n = found["n"].fill_null(0.0).to_numpy()
+        first = found["first_share"].fill_null(0.0).to_numpy()
+        swapped = found["swapped"].to_numpy()
+        left = np.where(swapped, n - first, first)
+        share: npt.NDArray[np.float32] = ((left + 2 * self.overall) / (n + 2)).astype(np.float32)
+        return share
+
+    def with_answers(self, few: EmbeddedComparisons) -> "MajorityModel":  # noqa: ARG002 - one person changes nothing
+        """The same model."""
+        return self
+
+    def reward(
+        self,
+        user_id: Any = None,  # noqa: ARG002 - one interface
+        *,
+        responses: list[str],
+        prompt: str | None = None,
+        weights: Any = None,  # noqa: ARG002
+    ) -> npt.NDArray[np.float32]:
+        """Share of its comparisons (to this prompt) that each response won, (n,); one half where it had none."""
+        wanted = pl.DataFrame({"response": responses}).with_columns(prompt=pl.lit(prompt or ""))
+        found = wanted.join(self.wins, on=["prompt", "response"], how="left", maintain_order="left")
+        return found["share"].fill_null(0.5).cast(pl.Float32).to_numpy()
+
+
+def fit_majority(
+    train: EmbeddedComparisons,
+    validation: EmbeddedComparisons,  # noqa: ARG001 - one interface
+    config: TrainConfig,  # noqa: ARG001 - one interface
+) -> MajorityModel:
+    """Counts the training answers."""
+    label = train.comparisons.label
+    keys = _keys(train).with_columns(label=pl.Series(label, dtype=pl.Float64))
+    first = pl.when("swapped").then(1 - pl.col("label")).otherwise("label")
+    table = keys.group_by("prompt", "first", "second").agg(first_share=first.sum(), n=pl.len().cast(pl.Float64))
+    sides = [
+        keys.select("prompt", response="first", won=first),
+        keys.select("prompt", response="second", won=1 - first),
+    ]
+    wins = pl.concat(sides).group_by("prompt", "response").agg(share=pl.col("won").mean())
+    present = np.flatnonzero(train.comparisons.user_counts())
+    overall = float(label.mean()) if train.comparisons.sided and len(label) else 0.5
+    return MajorityModel(table, wins, overall, train.comparisons.user_ids.gather(present))
+
+
+def _keys(data: EmbeddedComparisons) -> pl.DataFrame:
+    """Each row's prompt, and its two responses in the order of their ids: the same whichever side they are on."""
+    table = data.comparisons
+    left, right = table.responses.ids.gather(table.left), table.responses.ids.gather(table.right)
+    prompt = (
+        pl.lit("")
+        if table.prompts is None or table.prompt is None
+        else pl.lit(table.prompts.ids.gather(table.prompt).cast(pl.String))
+    )
+    frame = pl.DataFrame({"left": left.cast(pl.String), "right": right.cast(pl.String)})
+    swapped = pl.col("left") > pl.col("right")
+    return frame.select(
+        prompt=prompt,
+        first=pl.min_horizontal("left", "right"),
+        second=pl.max_horizontal("left", "right"),
+        swapped=swapped,
+    )

@@ -1,0 +1,306 @@
+"""How well a model predicts: metrics on seen users, intervals, shot curves on unseen users."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from pal.adaptation import adapt
+from pal.embeddings import EmbeddedComparisons
+from pal.errors import InputError
+from pal.model import RewardModel
+from pal.users import rows_of
+
+__all__ = ["Metrics", "Predictor", "evaluate", "metrics_of", "paired_difference", "predict", "shot_curve"]
+
+Array = npt.NDArray[Any]
+
+
+class Predictor(Protocol):
+    """What models and baselines have in common."""
+
+    @property
+    def user_ids(self) -> pl.Series:
+        """Users the model knows."""
+
+    def predict(self, data: EmbeddedComparisons) -> npt.NDArray[np.float32]:
+        """P(left preferred) of each row, shape (n,)."""
+
+
+@runtime_checkable
+class Learner(Predictor, Protocol):
+    """A baseline that finds new users' parameters in its own way."""
+
+    def with_answers(self, few: EmbeddedComparisons) -> Predictor:
+        """A model that has learned the users in ``few`` from their answers there."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Quality of predictions; ties (label 0.5) count in the proper scores, not in the accuracies.
+
+    Attributes:
+        accuracy: share of decided answers predicted right.
+        accuracy_by_user: mean over users of their own accuracy.
+        balanced_accuracy: mean of the accuracies among answers "left" and among answers "right".
+        worst_tenth: mean accuracy of the tenth of users for whom it is lowest.
+        log_loss: mean negative log-likelihood, in nats.
+        brier: mean squared error of the probability.
+        ece: expected calibration error, 10 bins of equal mass.
+        n: answers.
+        n_ties: ties among them.
+        n_users: users.
+        n_unseen: users the model does not know.
+        interval: 95% interval of each measure, by bootstrap over users: {name: (low, high)}.
+    """
+
+    accuracy: float
+    accuracy_by_user: float
+    balanced_accuracy: float
+    worst_tenth: float
+    log_loss: float
+    brier: float
+    ece: float
+    n: int
+    n_ties: int
+    n_users: int
+    n_unseen: int
+    interval: dict[str, tuple[float, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; NaN (nothing to measure on) becomes None."""
+        values = asdict(self)
+        values["interval"] = {k: list(v) for k, v in self.interval.items()}
+        return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in values.items()}
+
+
+MEASURES = tuple(f.name for f in fields(Metrics) if f.type is float or f.type == "float")
+
+
+def predict(model: Predictor, data: EmbeddedComparisons) -> npt.NDArray[np.float32]:
+    """P(left preferred) of each row, shape (n,), in the order of the rows; unseen users by the population's weights."""
+    return model.predict(data)
+
+
+def evaluate(model: Predictor, data: EmbeddedComparisons, *, bootstrap: int = 500, seed: int = 0) -> Metrics:
+    """Metrics of a model on comparisons.
+
+    Args:
+        model: a reward model or a baseline.
+        data: comparisons it was not trained on.
+        bootstrap: resamples of users for the intervals; 0: none.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: there are no comparisons.
+    """
+    table = data.comparisons
+    unseen = rows_of(table.user_ids, model.user_ids) < 0
+    n_unseen = int(np.count_nonzero((table.user_counts() > 0) & unseen))
+    return metrics_of(predict(model, data), table.label, table.user, n_unseen=n_unseen, bootstrap=bootstrap, seed=seed)
+
+
+def metrics_of(
+    probability: Array, label: Array, user: Array, *, n_unseen: int = 0, bootstrap: int = 500, seed: int = 0
+) -> Metrics:
+    """Metrics of predicted probabilities (n,) against labels (n,) of users (n,)."""
+    if not len(label):
+        raise InputError("there are no comparisons to evaluate on")
+    p = np.clip(probability.astype(np.float64), 1e-12, 1 - 1e-12)
+    y = label.astype(np.float64)
+    _, user = np.unique(user, return_inverse=True)
+    sums = _user_sums(p, y, user)
+    values = _from_sums(sums, np.ones((1, len(sums["n"]))))
+    values["ece"] = np.array([expected_calibration_error(p, y)])
+    interval = {}
+    if bootstrap and len(sums["n"]) > 1:
+        rng = np.random.default_rng(seed)
+        n = len(sums["n"])
+        pieces = [
+            _from_sums(sums, rng.multinomial(n, np.full(n, 1 / n), size=min(50, bootstrap - low)).astype(float))
+            for low in range(0, bootstrap, 50)
+        ]
+        for name in pieces[0]:
+            draws = np.concatenate([piece[name] for piece in pieces])
+            if not np.isnan(draws).all():
+                low, high = np.nanpercentile(draws, [2.5, 97.5])
+                interval[name] = (float(low), float(high))
+    return Metrics(
+        **{name: float(values[name][0]) for name in MEASURES},
+        n=len(y),
+        n_ties=int(np.count_nonzero(y == 0.5)),
+        n_users=len(sums["n"]),
+        n_unseen=n_unseen,
+        interval=interval,
+    )
+
+
+def _user_sums(p: Array, y: Array, user: Array) -> dict[str, Array]:
+    decided = y != 0.5
+    # a prediction of exactly one half is half right: it takes no side
+    right = np.where(p == 0.5, 0.5, (p > 0.5) == (y > 0.5)) * decided
+    left, other = decided & (y > 0.5), decided & (y < 0.5)
+    columns = {
+        "n": np.ones_like(y),
+        "decided": decided,
+        "right": right,
+        "left": left,
+        "left_right": right * left,
+        "other": other,
+        "other_right": right * other,
+        "log_loss": -(y * np.log(p) + (1 - y) * np.log1p(-p)),
+        "brier": (p - y) ** 2,
+    }
+    return {name: np.bincount(user, weights=values.astype(float)) for name, values in columns.items()}
+
+
+def _from_sums(sums: dict[str, Array], counts: Array) -> dict[str, Array]:
+    """Measures (S,) of S resamples: counts (S, U) say how often each user is in each."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        total = {name: counts @ values for name, values in sums.items()}
+        has = sums["decided"] > 0
+        own = np.where(has, sums["right"] / sums["decided"], 0.0)
+        order = np.argsort(np.where(has, own, np.inf), kind="stable")
+        order = order[: int(has.sum())]
+        sorted_counts = counts[:, order]
+        n_users = sorted_counts.sum(1)
+        before = np.cumsum(sorted_counts, axis=1) - sorted_counts
+        worst = np.clip(np.maximum(1.0, np.ceil(n_users / 10))[:, None] - before, 0, sorted_counts)
+        return {
+            "accuracy": total["right"] / total["decided"],
+            "accuracy_by_user": (counts @ np.where(has, own, 0)) / n_users,
+            "balanced_accuracy": np.nanmean(
+                [total["left_right"] / total["left"], total["other_right"] / total["other"]], axis=0
+            )
+            if (total["left"] + total["other"]).any()
+            else np.full(len(counts), np.nan),
+            "worst_tenth": (worst @ own[order]) / worst.sum(1),
+            "log_loss": total["log_loss"] / total["n"],
+            "brier": total["brier"] / total["n"],
+        }
+
+
+def expected_calibration_error(p: Array, y: Array, bins: int = 10) -> float:
+    """Mean over bins of equal mass of |mean label - mean probability| (Naeini et al., 2015)."""
+    order = np.argsort(p, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return float(sum(len(part) * abs(y[part].mean() - p[part].mean()) for part in parts) / len(p))
+
+
+def paired_difference(
+    first: Predictor, second: Predictor, data: EmbeddedComparisons, *, bootstrap: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Accuracy by user of the first model minus the second's on the same answers, with its 95% interval over users."""
+    table = data.comparisons
+    user = np.unique(table.user, return_inverse=True)[1]
+
+    def own(model: Predictor) -> Array:
+        sums = _user_sums(predict(model, data).astype(float).clip(1e-12, 1 - 1e-12), table.label.astype(float), user)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(sums["right"] / sums["decided"])
+
+    difference = own(first) - own(second)
+    difference = difference[~np.isnan(difference)]
+    if not len(difference):
+        return float("nan"), float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    n = len(difference)
+    draws = rng.multinomial(n, np.full(n, 1 / n), size=bootstrap) @ difference / n
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(difference.mean()), float(low), float(high)
+
+
+def with_answers(model: Predictor, few: EmbeddedComparisons) -> Predictor:
+    """A model that knows the users in ``few``."""
+    if not len(few):
+        return model
+    if isinstance(model, RewardModel):
+        return model.with_users(adapt(model, few))
+    if isinstance(model, Learner):
+        return model.with_answers(few)
+    raise InputError(f"{type(model).__name__} cannot learn new users")
+
+
+def shot_curve(
+    model: Predictor,
+    unseen: EmbeddedComparisons,
+    shots: Sequence[int] = (0, 1, 2, 5, 10, 20),
+    seeds: int = 3,
+    reserve: int | None = None,
+) -> pl.DataFrame:
+    """Quality on new users against the number of their answers it was adapted to.
+
+    Each seed draws `reserve` answers of each user apart; shots come from these, in a fixed order, and every number of
+    shots is tested on the same answers: those left. Users with no more than `reserve` answers are left out throughout.
+
+    Args:
+        model: a reward model or a baseline.
+        unseen: all comparisons of users it does not know.
+        shots: numbers of answers.
+        seeds: draws to average over.
+        reserve: None: the largest number of shots.
+
+    Returns:
+        A row for each number of shots: shots, the measures of `Metrics` averaged over seeds, accuracy_by_user_low and
+        _high (its interval, averaged), n, n_users.
+
+    Raises:
+        InputError: no user has enough answers.
+    """
+    shots = sorted(set(shots))
+    if not shots or shots[0] < 0 or seeds < 1:
+        raise InputError(f"shots must be numbers of at least 0 and seeds at least 1, found {shots} and {seeds}")
+    reserve = shots[-1] if reserve is None else reserve
+    if reserve < shots[-1]:
+        raise InputError(f"reserve={reserve} is less than the largest number of shots, {shots[-1]}")
+    table = unseen.comparisons
+    counts = table.user_counts()
+    enough = counts[table.user] > reserve
+    if not enough.any():
+        raise InputError(
+            f"no unseen user has more than {reserve} answers (the most is {int(counts.max(initial=0))}): "
+            "use fewer shots"
+        )
+    known = rows_of(table.user_ids, model.user_ids) >= 0
+    if known[table.user].any():
+        first = table.user_ids[int(np.flatnonzero(known & (counts > 0))[0])]
+        raise InputError(f"user {first!r} is known to the model: a shot curve is for unseen users")
+    rows: list[dict[str, Any]] = []
+    for seed in range(seeds):
+        place = _place_in_user(table.user, np.random.default_rng(seed))
+        test = unseen.take(np.flatnonzero(enough & (place >= reserve)))
+        for n in shots:
+            few = unseen.take(np.flatnonzero(enough & (place < n)))
+            metrics = evaluate(with_answers(model, few), test, bootstrap=200, seed=seed)
+            low, high = metrics.interval.get("accuracy_by_user", (np.nan, np.nan))
+            measures = {name: getattr(metrics, name) for name in MEASURES}
+            rows.append(
+                {
+                    "shots": n,
+                    **measures,
+                    "accuracy_by_user_low": low,
+                    "accuracy_by_user_high": high,
+                    "n": metrics.n,
+                    "n_users": metrics.n_users,
+                }
+            )
+    frame = pl.DataFrame(rows)
+    return (
+        frame.group_by("shots", maintain_order=True)
+        .agg(pl.exclude("n", "n_users").mean(), pl.col("n").first(), pl.col("n_users").first())
+        .sort("shots")
+    )
+
+
+def _place_in_user(user: Array, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """A random place of each row among the rows of its user, from 0."""
+    order = np.lexsort((rng.random(len(user)), user))
+    grouped = user[order]
+    starts = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]])
+    sizes = np.diff(np.r_[starts, len(user)])
+    place = np.empty(len(user), dtype=np.int64)
+    place[order] = np.arange(len(user)) - np.repeat(starts, sizes)
+    return place

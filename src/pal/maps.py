@@ -1,0 +1,118 @@
+"""Maps from the encoder's space to the latent space: linear, or a two-layer MLP with a residual connection.
+
+A map may hold several *copies* with parameters of their own (the K prompt maps g_k of model B); all copies are
+computed in one matrix product.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pal.errors import InputError
+
+__all__ = ["LinearMap", "MLPMap", "make_map"]
+
+
+class LinearMap(nn.Module):
+    """x -> W x without bias (paper, E.3).
+
+    Args:
+        in_dim: D, of the embeddings.
+        out_dim: d, of the latent space.
+        copies: number of maps with parameters of their own.
+        generator: source of the initial values; all copies start alike.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, copies: int = 1, *, generator: torch.Generator) -> None:
+        super().__init__()
+        self.in_dim, self.out_dim = in_dim, out_dim
+        start = torch.randn(1, out_dim, in_dim, generator=generator) / math.sqrt(out_dim)
+        self.weight = nn.Parameter(start.repeat(copies, 1, 1))
+        # a buffer, so that a saved model scales its inputs as training did
+        self.register_buffer("input_scale", torch.ones(()))
+        self.input_scale: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embeddings (B, D) -> latent vectors (B, copies, d)."""
+        y = torch.mm(x, self.weight.flatten(0, 1).T * self.input_scale)
+        return y.view(len(x), *self.weight.shape[:2])
+
+
+class MLPMap(nn.Module):
+    """x -> S x + W2 dropout(relu(W1 x + b)): two layers with a residual connection (paper, E.4).
+
+    The residual connection S is the identity where ``in_dim == out_dim`` and a linear map otherwise. The second layer
+    starts at zero, so that training starts from the linear map.
+
+    Args:
+        in_dim: D, of the embeddings.
+        out_dim: d, of the latent space.
+        copies: number of maps with parameters of their own.
+        hidden_dim: width of the hidden layer.
+        dropout: probability that a hidden unit is left out in a training step.
+        generator: source of the initial values and of the dropout masks; all copies start alike.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        copies: int = 1,
+        *,
+        hidden_dim: int,
+        dropout: float = 0.0,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.in_dim, self.out_dim, self.dropout, self.generator = in_dim, out_dim, dropout, generator
+
+        def start(*shape: int) -> Tensor:
+            return torch.randn(1, *shape, generator=generator)
+
+        self.skip = (
+            None
+            if in_dim == out_dim
+            else nn.Parameter((start(out_dim, in_dim) / math.sqrt(out_dim)).repeat(copies, 1, 1))
+        )
+        self.hidden = nn.Parameter(start(hidden_dim, in_dim).repeat(copies, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(copies, hidden_dim))
+        self.out = nn.Parameter(torch.zeros(copies, hidden_dim, out_dim))
+        self.register_buffer("input_scale", torch.ones(()))
+        self.input_scale: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embeddings (B, D) -> latent vectors (B, copies, d)."""
+        copies, width = self.bias.shape
+        rows = (
+            [self.hidden.flatten(0, 1)] if self.skip is None else [self.hidden.flatten(0, 1), self.skip.flatten(0, 1)]
+        )
+        # one product for both layers that see the input, its scale on the smaller factor
+        z = torch.mm(x, torch.cat(rows).T * self.input_scale)
+        h = torch.relu(z[:, : copies * width].view(len(x), copies, width) + self.bias)
+        if self.training and self.dropout:
+            keep = torch.rand(h.shape, generator=self.generator, device=self.generator.device) >= self.dropout
+            h = h * keep.to(h) / (1 - self.dropout)
+        # width ** -0.5 keeps a step of Adam on `out` as large as one on `skip`
+        y = torch.einsum("bch,chd->bcd", h, self.out) / math.sqrt(width)
+        if self.skip is None:
+            return y + (x * self.input_scale)[:, None, :]
+        return y + z[:, copies * width :].view(len(x), copies, self.out_dim)
+
+
+def make_map(
+    kind: str,
+    in_dim: int,
+    out_dim: int,
+    copies: int = 1,
+    *,
+    hidden_dim: int,
+    dropout: float,
+    generator: torch.Generator,
+) -> LinearMap | MLPMap:
+    """The map that ``TrainConfig(map=kind)`` names."""
+    if kind == "linear":
+        return LinearMap(in_dim, out_dim, copies, generator=generator)
+    if kind == "mlp":
+        return MLPMap(in_dim, out_dim, copies, hidden_dim=hidden_dim, dropout=dropout, generator=generator)
+    raise InputError(f"map={kind!r} is not known: use 'mlp' or 'linear'")

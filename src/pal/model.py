@@ -1,0 +1,415 @@
+"""RewardModel: maps and prototypes that the population shares, and a point on the simplex for each user."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from pal import saving
+from pal.embeddings import EmbeddedComparisons, Encoder, resolve_encoder
+from pal.errors import InputError, SavedModelError
+from pal.losses import get_loss
+from pal.maps import make_map
+from pal.prototypes import FixedPrototypes, LinearPrototypes, PromptPrototypes, Prototypes, Terms
+from pal.questions import Questions, tabulate
+from pal.users import UserWeights
+
+__all__ = ["ModelConfig", "RewardModel"]
+
+IDEAL_POINTS = ("latent", "mixture_of_maps", "map_of_mixture")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a reward model is, without its parameters; ``config.json`` holds it.
+
+    Attributes:
+        model: "a" (fixed prototypes), "b" (prompt prototypes), or "linear" (rewards linear in the embedding).
+        n_prototypes: K.
+        map: "mlp" or "linear".
+        response_dim: D, of the responses' embeddings.
+        prompt_dim: Dp, of the prompts' embeddings; 0 where the model takes none.
+        latent_dim: d.
+        hidden_dim: width of the MLP's hidden layer.
+        dropout: in the MLP's hidden layer, in training.
+        ideal_point: of model A: "latent", "mixture_of_maps" or "map_of_mixture".
+        renormalize: of model B: z_i is divided by its length.
+        prompt: "separate" (model B), "concatenate" ([x; x_c]), "joint" (one text) or "none".
+        loss: name of the training loss.
+        partition: each person is one prototype.
+        slope: P(left preferred) = sigmoid(slope * margin + side_bias), calibrated on validation.
+        side_bias: how much people favour the left side, as a margin.
+        strength: of the prior when weights of new users are found.
+        encoder: name of the responses' encoder; None for own vectors.
+        revision: of that encoder.
+        prompt_encoder: name of the prompts' encoder.
+        prompt_revision: of that encoder.
+    """
+
+    model: str
+    n_prototypes: int
+    map: str
+    response_dim: int
+    prompt_dim: int = 0
+    latent_dim: int = 16
+    hidden_dim: int = 64
+    dropout: float = 0.0
+    ideal_point: str = "latent"
+    renormalize: bool = False
+    prompt: str = "none"
+    loss: str = "logistic"
+    partition: bool = False
+    slope: float = 1.0
+    side_bias: float = 0.0
+    strength: float = 5.0
+    encoder: str | None = None
+    revision: str | None = None
+    prompt_encoder: str | None = None
+    prompt_revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.model not in ("a", "b", "linear"):
+            raise InputError(f"model={self.model!r} is not known: use 'a' or 'b'")
+        if self.ideal_point not in IDEAL_POINTS:
+            raise InputError(f"ideal_point={self.ideal_point!r} is not known: use one of {', '.join(IDEAL_POINTS)}")
+        for name in ("n_prototypes", "response_dim", "latent_dim", "hidden_dim"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, found {value!r}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must be at least 0 and below 1, found {self.dropout!r}")
+        if self.model == "b" and not self.prompt_dim:
+            raise InputError("model 'b' needs prompts: give the comparisons a column 'prompt', or use model='a'")
+        get_loss(self.loss)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+        """The config of a saved model; strict about its keys."""
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            odd = sorted(set(values) ^ known)
+            raise SavedModelError(f"config.json: keys {odd} are missing or unknown: was it written by this version?")
+        try:
+            return cls(**values)
+        except (InputError, TypeError) as error:
+            raise SavedModelError(f"config.json: {error}") from None
+
+
+def make_prototypes(config: ModelConfig, generator: torch.Generator) -> Prototypes:
+    """The shared part that a config describes, with initial values from the generator."""
+    wide = config.response_dim + (config.prompt_dim if config.prompt == "concatenate" else 0)
+    if config.model == "linear":
+        return LinearPrototypes(wide, config.n_prototypes)
+    shape: dict[str, Any] = {
+        "hidden_dim": config.hidden_dim,
+        "dropout": config.dropout,
+        "generator": generator,
+    }
+    f = make_map(config.map, wide, config.latent_dim, **shape)
+    if config.model == "a":
+        return FixedPrototypes(f, config.n_prototypes, config.ideal_point, generator=generator)
+    g = make_map(config.map, config.prompt_dim, config.latent_dim, config.n_prototypes, **shape)
+    return PromptPrototypes(f, g, config.renormalize)
+
+
+class RewardModel(nn.Module):
+    """A personalised reward model (paper, section 2).
+
+    Tensors inside; ids and texts stop at `reward`, `predict` and `with_users`.
+
+    Args:
+        config: what the model is.
+        prototypes: the shared part.
+        users: weights of the users it knows.
+        population: (K,) weights of a person of whom nothing is known: the mean of the training users'.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        prototypes: Prototypes,
+        users: UserWeights,
+        population: Tensor,
+    ) -> None:
+        super().__init__()
+        self.config, self.prototypes, self.users = config, prototypes, users
+        self.register_buffer("population", population.detach().clone().float())
+        self.population: Tensor
+        self.metrics: dict[str, Any] = {}
+        self._encoders: dict[str, Encoder] = {}
+        self.eval()
+
+    @property
+    def n_prototypes(self) -> int:
+        """K."""
+        return self.config.n_prototypes
+
+    @property
+    def user_ids(self) -> pl.Series:
+        """(N,) ids of the users whose weights the model holds."""
+        return self.users.ids
+
+    # -- tensors ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def prototype_rewards(self, prompts: Tensor | None, responses: Tensor) -> Tensor:
+        """What each prototype alone gives a response.
+
+        Args:
+            prompts: (B, Dp) embeddings, or None where the model takes none.
+            responses: (B, D) embeddings.
+
+        Returns:
+            (B, K), up to a constant per prompt; a user's reward is its dot product with the user's weights.
+        """
+        self._check_embeddings(prompts, responses)
+        return self.prototypes.rewards(prompts, responses)
+
+    @torch.no_grad()
+    def margin(self, prompts: Tensor | None, left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
+        """reward(left) - reward(right), shape (B,), of embeddings (B, D) for user weights (B, K)."""
+        self._check_embeddings(prompts, left)
+        self._check_embeddings(prompts, right)
+        reward = self.prototypes.reward
+        return reward(prompts, left, weights) - reward(prompts, right, weights)
+
+    def probability(self, margin: Tensor) -> Tensor:
+        """P(left preferred), shape (B,), of margins (B,)."""
+        return torch.sigmoid(self.config.slope * margin + self.config.side_bias)
+
+    def _check_embeddings(self, prompts: Tensor | None, responses: Tensor) -> None:
+        config = self.config
+        if responses.ndim != 2 or responses.shape[1] != config.response_dim:
+            raise InputError(
+                f"embeddings of responses must be (B, {config.response_dim}), found {tuple(responses.shape)}"
+            )
+        if (prompts is None) != (config.prompt_dim == 0):
+            wanted = f"(B, {config.prompt_dim})" if config.prompt_dim else "None"
+            found = "None" if prompts is None else tuple(prompts.shape)
+            raise InputError(f"embeddings of prompts must be {wanted}, found {found}")
+        if prompts is not None and prompts.shape != (len(responses), config.prompt_dim):
+            raise InputError(
+                f"embeddings of prompts must be ({len(responses)}, {config.prompt_dim}), found {tuple(prompts.shape)}"
+            )
+
+    # -- data ---------------------------------------------------------------------------------------------------
+
+    def questions(self, data: EmbeddedComparisons) -> tuple[Questions, Tensor]:
+        """The distinct questions of data as this model takes them, and the question of each row (n,).
+
+        Raises:
+            InputError: the vectors are not of the kind the model was trained on.
+        """
+        check_data(self.config, data)
+        questions, rows = tabulate(data)
+        if self.config.prompt == "concatenate":
+            questions = questions.concatenated()
+        return questions, rows
+
+    @torch.no_grad()
+    def terms(self, questions: Questions) -> Terms:
+        """What margins need of each question, in evaluation mode."""
+        self.eval()
+        return self.prototypes.terms(questions)
+
+    def weights_of(self, user_ids: pl.Series) -> tuple[Tensor, Tensor, Tensor]:
+        """A table of weights (U + 1, K) and reliabilities (U + 1,), and the row in it of each id (n,).
+
+        Unseen users have the last row: the population's weights.
+        """
+        rows = torch.from_numpy(self.users.rows(user_ids).copy())
+        table = torch.cat([self.users.weights, self.population[None]])
+        reliability = torch.cat([self.users.reliability, torch.ones(1)])
+        return table, reliability, torch.where(rows < 0, len(self.users), rows)
+
+    @torch.no_grad()
+    def margins(self, data: EmbeddedComparisons) -> Tensor:
+        """The margin of each row (n,); unseen users have the population's weights."""
+        questions, question = self.questions(data)
+        table, reliability, rows = self.weights_of(data.comparisons.user_ids)
+        user = rows[torch.from_numpy(data.comparisons.user.astype(np.int64))]
+        return self.prototypes.margin(self.terms(questions), table, question, user) * reliability[user]
+
+    def predict(self, data: EmbeddedComparisons) -> npt.NDArray[np.float32]:
+        """P(left preferred) of each row, shape (n,)."""
+        return self.probability(self.margins(data)).numpy()
+
+    # -- people -------------------------------------------------------------------------------------------------
+
+    def with_users(self, users: UserWeights) -> "RewardModel":
+        """A model that knows these users too; where it knew one, the new weights count."""
+        if users.weights.shape[1] != self.n_prototypes:
+            raise InputError(f"weights are over {users.weights.shape[1]} prototypes, the model has {self.n_prototypes}")
+        return self._with(users=self.users.merged(users))
+
+    def without_users(self, user_ids: Sequence[str | int]) -> "RewardModel":
+        """A model that does not know these users.
+
+        Raises:
+            UnknownUserError: it does not know one of them now.
+        """
+        return self._with(users=self.users.without(user_ids))
+
+    def _with_shared_part_of(self, other: "RewardModel") -> "RewardModel":
+        """These users on another model's maps, prototypes and population."""
+        model = RewardModel(other.config, other.prototypes, self.users, other.population)
+        model._encoders = self._encoders
+        return model
+
+    def _with(self, users: UserWeights | None = None, **config: Any) -> "RewardModel":
+        changed = replace(self.config, **config)
+        model = RewardModel(changed, self.prototypes, self.users if users is None else users, self.population)
+        model.metrics, model._encoders = self.metrics, self._encoders
+        return model
+
+    def user_weights(self, user_id: str | int | None, weights: Any = None) -> tuple[Tensor, float]:
+        """Weights (K,) and reliability of one user, or the given weights; the population's for None."""
+        if weights is not None:
+            given = torch.as_tensor(np.asarray(weights), dtype=torch.float32)
+            if given.shape != (self.n_prototypes,) or bool((given < 0).any()) or abs(float(given.sum()) - 1) > 1e-4:
+                raise InputError(
+                    f"weights must be {self.n_prototypes} numbers of at least 0 that sum to 1, found {weights!r}"
+                )
+            return given, 1.0
+        if user_id is None:
+            return self.population, 1.0
+        row = self.users.row(user_id)
+        return self.users.weights[row], float(self.users.reliability[row])
+
+    def encode(self, texts: list[Any], what: str = "responses") -> npt.NDArray[np.float32]:
+        """Embeddings (n, D) of texts or images, by the encoder the model was trained with."""
+        name, revision = self.config.encoder, self.config.revision
+        if what == "prompts":
+            name, revision = self.config.prompt_encoder or name, self.config.prompt_revision or revision
+        if name is None:
+            raise InputError(f"this model was trained on own vectors: pass {what} as embeddings (n, D), not as texts")
+        if name not in self._encoders:
+            encoder = resolve_encoder(name)
+            if revision is not None and encoder.revision != revision:
+                raise InputError(
+                    f"encoder {name!r} is here in revision {encoder.revision}, the model was trained with {revision}"
+                )
+            self._encoders[name] = encoder
+        return np.asarray(self._encoders[name].encode(texts), dtype=np.float32)
+
+    @torch.no_grad()
+    def reward(
+        self,
+        user_id: str | int | None = None,
+        *,
+        responses: Any,
+        prompt: Any = None,
+        weights: Any = None,
+    ) -> npt.NDArray[np.float32]:
+        """Rewards of responses for one user; higher = preferred.
+
+        Args:
+            user_id: a user the model knows; None with ``weights=`` or for the population.
+            responses: n texts (or images), or their embeddings (n, D).
+            prompt: a text, or its embedding (Dp,); None where the model takes none.
+            weights: (K,) instead of an id.
+
+        Returns:
+            (n,), up to a constant per user and prompt.
+
+        Raises:
+            UnknownUserError: the user is unseen.
+            InputError: a prompt is missing or not wanted, or vectors of the wrong size.
+        """
+        w, reliability = self.user_weights(user_id, weights)
+        config = self.config
+        if config.prompt != "none" and prompt is None:
+            raise InputError("this model takes a prompt: pass prompt=")
+        if config.prompt == "none":
+            prompt = None
+        if isinstance(responses, str | bytes):
+            raise InputError("responses must be a list of texts, or embeddings (n, D); found one text")
+        given = _vectors(responses)
+        if given is None:
+            texts = list(responses)
+            if not texts:
+                return np.zeros(0, dtype=np.float32)
+            if config.prompt == "joint":
+                texts = [f"{prompt}\n\n{text}" for text in texts]
+            given = torch.from_numpy(self.encode(texts))
+        prompts = None
+        if config.prompt_dim:
+            one = _vectors(prompt)
+            if one is None:
+                one = torch.from_numpy(self.encode([prompt], "prompts"))
+            prompts = one.reshape(1, -1).expand(len(given), -1)
+        self._check_embeddings(prompts, given)
+        self.eval()
+        return (reliability * self.prototypes.reward(prompts, given, w.expand(len(given), -1))).numpy()
+
+    # -- files --------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the model folder: config.json, model.safetensors, users.parquet, metrics.json, README.md.
+
+        A folder that was there is replaced as a whole; a kill leaves the old one or the new one.
+        """
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        saving.write_folder(Path(folder), asdict(self.config), state, self.users.to_frame(), self.metrics)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Reads a model folder, or downloads one from the Hub by its id.
+
+        Raises:
+            SavedModelError: nothing there, or files that are truncated, changed or not of this kind.
+        """
+        config_values, state, users, metrics = saving.read_folder(folder)
+        config = ModelConfig.from_dict(config_values)
+        prototypes = make_prototypes(config, torch.Generator().manual_seed(0))
+        try:
+            table = UserWeights.from_frame(users, config.n_prototypes)
+        except (InputError, pl.exceptions.PolarsError) as error:
+            raise SavedModelError(f"{folder}: users.parquet does not fit config.json: {error}") from None
+        model = cls(config, prototypes, table, torch.zeros(config.n_prototypes))
+        try:
+            model.load_state_dict(state, strict=True)
+        except RuntimeError as error:
+            detail = " ".join(str(error).split())
+            raise SavedModelError(f"{folder}: model.safetensors does not fit config.json: {detail}") from None
+        model.metrics = metrics
+        return model
+
+
+def check_data(config: ModelConfig, data: EmbeddedComparisons) -> None:
+    """Refuses vectors that are not of the kind a model takes."""
+    if data.responses.shape[1] != config.response_dim:
+        raise InputError(
+            f"the model takes responses of dimension {config.response_dim}, found {data.responses.shape[1]}: "
+            f"embed with {config.encoder or 'the vectors it was trained on'}"
+        )
+    if config.prompt_dim and data.prompts is None:
+        raise InputError("the model takes prompts, but the comparisons have no embedded prompts")
+    if config.prompt_dim and data.prompts is not None and data.prompts.shape[1] != config.prompt_dim:
+        raise InputError(f"the model takes prompts of dimension {config.prompt_dim}, found {data.prompts.shape[1]}")
+    if (config.prompt == "joint") != (data.prompt_mode == "joint"):
+        raise InputError(
+            f"the model was trained with prompt={config.prompt!r}, the data are embedded with "
+            f"prompt_mode={data.prompt_mode!r}"
+        )
+    for name, mine, theirs in (
+        ("responses", config.encoder, data.encoder),
+        ("prompts", config.prompt_encoder, data.prompt_encoder),
+    ):
+        if mine is not None and theirs is not None and mine != theirs:
+            raise InputError(f"the model was trained on {name} embedded by {mine!r}, found {theirs!r}")
+
+
+def _vectors(given: Any) -> Tensor | None:
+    """Embeddings as float32, or None where the argument is texts."""
+    if isinstance(given, Tensor):
+        return given.detach().float()
+    if isinstance(given, np.ndarray) and given.dtype.kind == "f":
+        return torch.from_numpy(np.ascontiguousarray(given, dtype=np.float32))
+    return None

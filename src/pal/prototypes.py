@@ -1,0 +1,322 @@
+"""Prototypes: the K points of view that a population shares, and the margins they give to questions.
+
+In the linear variants the terms that depend on the user alone cancel in the margin (docs/model.md), so each question
+becomes K numbers once, the differences of the *prototype rewards*, and every user's margin is a dot product of length
+K. The two others (`ideal_point="map_of_mixture"` with an MLP, `renormalize=True`) keep what they need per question and
+finish the margin per answer.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pal.maps import LinearMap, MLPMap
+from pal.questions import Questions
+
+__all__ = ["FixedPrototypes", "LinearPrototypes", "PromptPrototypes", "Prototypes", "Terms"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the margin of a user's answer needs of Q questions.
+
+    Attributes:
+        margins: (Q, K) differences of prototype rewards, left minus right, in the linear variants.
+        difference: (Q, d) f(left) - f(right), in the others.
+        offset: (Q,) |f(left)|^2 - |f(right)|^2, for model A.
+        directions: (Q, K, d) unit vectors g_k(x_c), for model B.
+    """
+
+    margins: Tensor | None = None
+    difference: Tensor | None = None
+    offset: Tensor | None = None
+    directions: Tensor | None = None
+
+
+class _DotProduct(torch.autograd.Function):
+    """(m[q] * w[u]).sum(1), without keeping the gathered rows: they are gathered again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, margins: Tensor, weights: Tensor, question: Tensor, user: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(margins, weights, question, user)
+        return (margins.index_select(0, question) * weights.index_select(0, user)).sum(1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[no-untyped-def]
+        margins, weights, question, user = ctx.saved_tensors
+        g = grad[:, None]
+        to_margins = to_weights = None
+        if ctx.needs_input_grad[0]:
+            to_margins = torch.zeros_like(margins).index_add_(0, question, g * weights.index_select(0, user))
+        if ctx.needs_input_grad[1]:
+            to_weights = torch.zeros_like(weights).index_add_(0, user, g * margins.index_select(0, question))
+        return to_margins, to_weights, None, None
+
+
+class Prototypes(nn.Module, ABC):
+    """K prototypes over learned maps: the shared part of a reward model."""
+
+    linear: bool  # margins are linear in the user weights
+
+    @property
+    @abstractmethod
+    def n_prototypes(self) -> int:
+        """K."""
+
+    @abstractmethod
+    def rewards(self, prompts: Tensor | None, responses: Tensor) -> Tensor:
+        """Prototype rewards (B, K) of responses (B, D) to prompts (B, Dp), up to a constant per prompt."""
+
+    def reward(self, prompts: Tensor | None, responses: Tensor, weights: Tensor) -> Tensor:
+        """Rewards (B,) for user weights (B, K), up to a constant per user and prompt."""
+        return (self.rewards(prompts, responses) * weights).sum(1)
+
+    @abstractmethod
+    def terms(self, questions: Questions) -> Terms:
+        """What margins need of each question."""
+
+    def margin(self, terms: Terms, weights: Tensor, question: Tensor, user: Tensor) -> Tensor:
+        """Margins (B,) of answers to ``question`` (B,) by ``user`` (B,), rows of ``weights`` (U, K)."""
+        if terms.margins is None:
+            raise TypeError("terms of a linear variant hold margins")
+        dot: Tensor = _DotProduct.apply(terms.margins, weights, question, user)  # type: ignore[no-untyped-call]
+        return dot
+
+    @abstractmethod
+    def features(self, questions: Questions) -> Tensor:
+        """(Q, m): what of a question a person's taste can turn on, to find the directions in which users differ."""
+
+    @abstractmethod
+    def grow(self, n_prototypes: int, noise: float, generator: torch.Generator) -> None:
+        """Makes of one prototype K near copies (in place)."""
+
+
+def _near_copies(parameter: Tensor, n: int, noise: float, generator: torch.Generator) -> nn.Parameter:
+    copies = parameter.detach().mean(0, keepdim=True).repeat(n, *[1] * (parameter.ndim - 1))
+    spread = float(copies.square().mean().sqrt())
+    return nn.Parameter(copies + noise * spread * torch.randn(copies.shape, generator=generator).to(copies))
+
+
+class FixedPrototypes(Prototypes):
+    """Model A: each prototype is a point, a reward falls with the squared distance from it (paper, equation 2).
+
+    ``r_i(h) = -|f(h) - a_i|^2`` with h = [x; x_c], or x alone. The ideal point a_i is
+
+    - ``"latent"``: sum_k w_ik p_k with p_k in R^d;
+    - ``"mixture_of_maps"``: sum_k w_ik f(p_k) with p_k where the embeddings live;
+    - ``"map_of_mixture"``: f(sum_k w_ik p_k), the paper's equation 2; linear in w only where f is.
+
+    Args:
+        f: the map of items, D (or D + Dp) -> d.
+        n_prototypes: K.
+        ideal_point: one of the above.
+        generator: source of the initial prototypes.
+    """
+
+    def __init__(
+        self,
+        f: LinearMap | MLPMap,
+        n_prototypes: int,
+        ideal_point: str = "latent",
+        *,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.f, self.ideal_point = f, ideal_point
+        dim = f.out_dim if ideal_point == "latent" else f.in_dim
+        self.points = nn.Parameter(torch.randn(n_prototypes, dim, generator=generator) / math.sqrt(dim))
+        self.linear = ideal_point != "map_of_mixture" or isinstance(f, LinearMap)
+
+    @property
+    def n_prototypes(self) -> int:
+        """K."""
+        return len(self.points)
+
+    def _map(self, h: Tensor) -> Tensor:
+        return self.f(h).squeeze(1)  # type: ignore[no-any-return]
+
+    def _map_points(self, points: Tensor) -> Tensor:
+        # points live where scaled inputs live, so that their size does not hang on the encoder's
+        return self._map(points / self.f.input_scale)
+
+    def latent_points(self) -> Tensor:
+        """Prototypes in the latent space, (K, d)."""
+        return self.points if self.ideal_point == "latent" else self._map_points(self.points)
+
+    def _rewards(self, latent: Tensor) -> Tensor:
+        return 2 * latent @ self.latent_points().T - latent.square().sum(1, keepdim=True)
+
+    def rewards(self, prompts: Tensor | None, responses: Tensor) -> Tensor:
+        """rho_k = 2 <f(h), q_k> - |f(h)|^2, shape (B, K): the reward up to a constant per user."""
+        h = responses if prompts is None else torch.cat([responses, prompts], dim=1)
+        return self._rewards(self._map(h))
+
+    def reward(self, prompts: Tensor | None, responses: Tensor, weights: Tensor) -> Tensor:
+        """Rewards (B,); see `Prototypes.reward`."""
+        if self.linear:
+            return super().reward(prompts, responses, weights)
+        latent = self._map(responses if prompts is None else torch.cat([responses, prompts], dim=1))
+        return (2 * latent * self._map_points(weights @ self.points)).sum(1) - latent.square().sum(1)
+
+    def terms(self, questions: Questions) -> Terms:
+        """Differences of prototype rewards, or of latent vectors where margins are not linear in w."""
+        latent = self._map(questions.items())
+        if self.linear:
+            rho = self._rewards(latent)
+            return Terms(margins=rho[questions.left] - rho[questions.right])
+        square = latent.square().sum(1)
+        return Terms(
+            difference=latent[questions.left] - latent[questions.right],
+            offset=square[questions.left] - square[questions.right],
+        )
+
+    def margin(self, terms: Terms, weights: Tensor, question: Tensor, user: Tensor) -> Tensor:
+        """Margins (B,); see `Prototypes.margin`."""
+        if terms.difference is None or terms.offset is None:
+            return super().margin(terms, weights, question, user)
+        ideal = self._map_points(weights @ self.points)
+        return 2 * (terms.difference[question] * ideal[user]).sum(1) - terms.offset[question]
+
+    def features(self, questions: Questions) -> Tensor:
+        """f(left) - f(right), (Q, d): ideal points act on nothing else."""
+        latent = self._map(questions.items())
+        return latent[questions.left] - latent[questions.right]
+
+    def grow(self, n_prototypes: int, noise: float, generator: torch.Generator) -> None:
+        """Makes of one prototype K near copies (in place)."""
+        self.points = _near_copies(self.points, n_prototypes, noise, generator)
+
+
+class PromptPrototypes(Prototypes):
+    """Model B: each prototype is a function of the prompt, a reward is the cosine to it (paper, section 2.2).
+
+    ``r_i = s <f(x)/|f(x)|, z_i>`` with ``z_i = sum_k w_ik g_k(x_c)/|g_k(x_c)|`` and s a learned positive scale.
+
+    Args:
+        f: the map of responses, D -> d.
+        g: the K maps of prompts, Dp -> d.
+        renormalize: also divide z_i by its length, as the authors' code does; then not linear in w.
+        scale: s at the start.
+    """
+
+    def __init__(
+        self, f: LinearMap | MLPMap, g: LinearMap | MLPMap, renormalize: bool = False, scale: float = 4.0
+    ) -> None:
+        super().__init__()
+        self.f, self.g, self.renormalize = f, g, renormalize
+        self.linear = not renormalize
+        # the logarithm keeps s positive without a clamp at which its gradient would die
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+
+    @property
+    def n_prototypes(self) -> int:
+        """K."""
+        first = self.g.weight if isinstance(self.g, LinearMap) else self.g.bias
+        return len(first)
+
+    def _unit(self, responses: Tensor) -> Tensor:
+        return F.normalize(self.f(responses).squeeze(1), dim=1)
+
+    def rewards(self, prompts: Tensor | None, responses: Tensor) -> Tensor:
+        """rho_k = s <f^(x), g^_k(x_c)>, shape (B, K)."""
+        if prompts is None:
+            raise TypeError("model B needs prompts")
+        directions = F.normalize(self.g(prompts), dim=2)
+        return self.log_scale.exp() * torch.einsum("bd,bkd->bk", self._unit(responses), directions)
+
+    def reward(self, prompts: Tensor | None, responses: Tensor, weights: Tensor) -> Tensor:
+        """Rewards (B,); see `Prototypes.reward`."""
+        if self.linear:
+            return super().reward(prompts, responses, weights)
+        if prompts is None:
+            raise TypeError("model B needs prompts")
+        z = F.normalize(torch.einsum("bk,bkd->bd", weights, F.normalize(self.g(prompts), dim=2)), dim=1)
+        return self.log_scale.exp() * (self._unit(responses) * z).sum(1)
+
+    def terms(self, questions: Questions) -> Terms:
+        """Differences of prototype rewards, or what z_i is made of where it is normalised."""
+        if questions.prompts is None or questions.prompt is None:
+            raise TypeError("model B needs prompts")
+        unit = self._unit(questions.items())
+        difference = self.log_scale.exp() * (unit[questions.left] - unit[questions.right])
+        directions = F.normalize(self.g(questions.prompts), dim=2)[questions.prompt]
+        if self.linear:
+            return Terms(margins=torch.einsum("qd,qkd->qk", difference, directions))
+        return Terms(difference=difference, directions=directions)
+
+    def margin(self, terms: Terms, weights: Tensor, question: Tensor, user: Tensor) -> Tensor:
+        """Margins (B,); see `Prototypes.margin`."""
+        if terms.directions is None or terms.difference is None:
+            return super().margin(terms, weights, question, user)
+        z = F.normalize(torch.einsum("bk,bkd->bd", weights[user], terms.directions[question]), dim=1)
+        return (terms.difference[question] * z).sum(1)
+
+    def features(self, questions: Questions) -> Tensor:
+        """(f^(left) - f^(right)) x prompt, both cut to their leading directions: (Q, m)."""
+        if questions.prompts is None or questions.prompt is None:
+            raise TypeError("model B needs prompts")
+        unit = self._unit(questions.items())
+        difference = _leading(unit[questions.left] - unit[questions.right], 4)
+        centred = questions.prompts - questions.prompts.mean(0)
+        constant = centred.norm(dim=1).mean().expand(len(centred), 1)
+        prompts = torch.cat([_leading(centred, 64), constant], dim=1)
+        return torch.einsum("qa,qb->qab", difference, prompts[questions.prompt]).flatten(1)
+
+    def grow(self, n_prototypes: int, noise: float, generator: torch.Generator) -> None:
+        """Makes of one prototype K near copies (in place)."""
+        for name, parameter in list(self.g.named_parameters(recurse=False)):
+            setattr(self.g, name, _near_copies(parameter, n_prototypes, noise, generator))
+
+
+class LinearPrototypes(Prototypes):
+    """Rewards linear in the embedding: rho_k(h) = <theta_k, h>.
+
+    With K = 1 this is the Bradley-Terry model on embedding differences (`btl-linear`); with more, rewards of low rank
+    (LoRe; Bose et al., 2025).
+
+    Args:
+        in_dim: D, or D + Dp.
+        n_prototypes: K.
+    """
+
+    linear = True
+
+    def __init__(self, in_dim: int, n_prototypes: int = 1) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.zeros(n_prototypes, in_dim))
+
+    @property
+    def n_prototypes(self) -> int:
+        """K."""
+        return len(self.theta)
+
+    def rewards(self, prompts: Tensor | None, responses: Tensor) -> Tensor:
+        """<theta_k, x>, shape (B, K)."""
+        h = responses if prompts is None else torch.cat([responses, prompts], dim=1)
+        return h @ self.theta.T
+
+    def terms(self, questions: Questions) -> Terms:
+        """Differences of prototype rewards."""
+        rho = questions.items() @ self.theta.T
+        return Terms(margins=rho[questions.left] - rho[questions.right])
+
+    def features(self, questions: Questions) -> Tensor:
+        """Embedding differences cut to their leading directions, (Q, m)."""
+        x = questions.items()
+        return _leading(x[questions.left] - x[questions.right], 64)
+
+    def grow(self, n_prototypes: int, noise: float, generator: torch.Generator) -> None:
+        """Makes of one prototype K near copies (in place)."""
+        self.theta = _near_copies(self.theta, n_prototypes, noise, generator)
+
+
+def _leading(x: Tensor, rank: int) -> Tensor:
+    """The rows of x (n, m) in the coordinates of its leading right singular vectors, (n, min(rank, m))."""
+    if x.shape[1] <= rank:
+        return x
+    _, vectors = torch.linalg.eigh(x.T @ x)  # deterministic, unlike a randomised SVD
+    return torch.mm(x, vectors[:, -rank:])

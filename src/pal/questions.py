@@ -1,0 +1,179 @@
+"""Questions: what a set of comparisons asks, each distinct (prompt, left, right) once.
+
+Maps then run once per unique item of a step, not once per comparison: on surveys, where everybody answers the same
+questions, that is orders of magnitude less work.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pal.embeddings import EmbeddedComparisons
+from pal.errors import InputError
+
+__all__ = ["Answers", "Questions", "compact", "tabulate"]
+
+
+def compact(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The distinct values of ``rows`` (ascending), and ``rows`` counted in them.
+
+    Args:
+        rows: (B,) values in [0, size).
+        size: length of the table they point into.
+    """
+    if size <= 8 * len(rows):  # marks are cheaper than a sort until the table outgrows the batch
+        mark = torch.zeros(size, dtype=torch.bool, device=rows.device)
+        mark[rows] = True
+        distinct = mark.nonzero().squeeze(1)
+        if len(distinct) == size:
+            return distinct, rows
+        place = torch.empty(size, dtype=torch.long, device=rows.device)
+        place[distinct] = torch.arange(len(distinct), device=rows.device)
+        return distinct, place[rows]
+    distinct, inverse = torch.unique(rows, return_inverse=True)
+    return distinct, inverse
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Distinct questions, with the vectors of what they ask about.
+
+    Attributes:
+        responses: (R, D) embeddings.
+        prompts: (P, Dp) embeddings, or None.
+        left: (Q,) items on the left.
+        right: (Q,) items on the right.
+        prompt: (Q,) rows of `prompts`, or None.
+        item_response: (I,) row of `responses` of each item, or None where items are the responses.
+        item_prompt: (I,) row of `prompts` of each item, where items are responses together with their prompt.
+    """
+
+    responses: Tensor
+    prompts: Tensor | None
+    left: Tensor
+    right: Tensor
+    prompt: Tensor | None
+    item_response: Tensor | None = None
+    item_prompt: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    @property
+    def n_items(self) -> int:
+        """I: distinct items, as the map of responses sees them."""
+        return len(self.responses) if self.item_response is None else len(self.item_response)
+
+    def items(self) -> Tensor:
+        """What the map of responses takes: (I, D), or (I, D + Dp) where items are responses with their prompt."""
+        if self.item_response is None:
+            return self.responses
+        x = self.responses[self.item_response]
+        if self.item_prompt is None or self.prompts is None:
+            return x
+        return torch.cat([x, self.prompts[self.item_prompt]], dim=1)
+
+    def concatenated(self) -> "Questions":
+        """The same questions about items [x; x_c]: each distinct (response, prompt) is an item of its own."""
+        if self.prompts is None or self.prompt is None:
+            return self
+        width = len(self.prompts)
+        keys = torch.cat([self.left * width + self.prompt, self.right * width + self.prompt])
+        distinct, rows = torch.unique(keys, return_inverse=True)
+        half = len(self.left)
+        return replace(
+            self,
+            left=rows[:half],
+            right=rows[half:],
+            item_response=distinct // width,
+            item_prompt=distinct % width,
+        )
+
+    def take(self, rows: Tensor) -> "Questions":
+        """The questions at these rows (m,), with only the items and prompts that they use."""
+        if len(rows) == len(self):
+            return self
+        half = len(rows)
+        items, sides = compact(torch.cat([self.left[rows], self.right[rows]]), self.n_items)
+        responses, prompts, prompt = self.responses, self.prompts, self.prompt
+        item_response, item_prompt = self.item_response, self.item_prompt
+        if item_response is None:
+            responses = responses[items]
+        else:
+            item_response = item_response[items]
+            item_prompt = None if item_prompt is None else item_prompt[items]
+        if prompts is not None and prompt is not None:
+            if item_prompt is None:
+                used, prompt = compact(prompt[rows], len(prompts))
+                prompts = prompts[used]
+            else:
+                prompt = prompt[rows]
+        return Questions(responses, prompts, sides[:half], sides[half:], prompt, item_response, item_prompt)
+
+    def to(self, device: torch.device) -> "Questions":
+        """The same questions on a device."""
+        tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: t.to(device) for name, t in tensors.items() if t is not None})
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Comparisons as tensors: answer j is of user ``user[j]`` to question ``question[j]``.
+
+    Attributes:
+        user: (n,) rows of the users' table.
+        question: (n,) rows of the questions.
+        label: (n,) P(left preferred) as answered.
+        weight: (n,) or None: all count the same.
+    """
+
+    user: Tensor
+    question: Tensor
+    label: Tensor
+    weight: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: Tensor) -> "Answers":
+        """The answers at these rows (m,)."""
+        weight = None if self.weight is None else self.weight[rows]
+        return Answers(self.user[rows], self.question[rows], self.label[rows], weight)
+
+    def to(self, device: torch.device) -> "Answers":
+        """The same answers on a device."""
+        weight = None if self.weight is None else self.weight.to(device)
+        return Answers(self.user.to(device), self.question.to(device), self.label.to(device), weight)
+
+
+def tabulate(data: EmbeddedComparisons) -> tuple[Questions, Tensor]:
+    """The distinct questions of embedded comparisons, and the question of each row (n,)."""
+    table = data.comparisons
+    left, right = table.left.astype(np.int64), table.right.astype(np.int64)
+    responses = len(table.responses)
+    key = left * responses + right
+    use_prompts = data.prompts is not None and table.prompt is not None
+    if use_prompts and table.prompt is not None:
+        n_prompts = len(table.prompts) if table.prompts is not None else 0
+        if responses * responses * n_prompts >= 2**62:
+            raise InputError(f"{responses} responses x {n_prompts} prompts are too many for one table")
+        key = key * n_prompts + table.prompt
+    _, first, question = np.unique(key, return_index=True, return_inverse=True)
+
+    def tensor(array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.array(array, dtype=np.float32))
+
+    prompts = tensor(data.prompts) if use_prompts and data.prompts is not None else None
+    prompt = (
+        torch.from_numpy(table.prompt[first].astype(np.int64))
+        if prompts is not None and table.prompt is not None
+        else None
+    )
+    questions = Questions(
+        tensor(data.responses), prompts, torch.from_numpy(left[first]), torch.from_numpy(right[first]), prompt
+    )
+    return questions, torch.from_numpy(question.astype(np.int64, copy=False))

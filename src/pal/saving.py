@@ -1,0 +1,169 @@
+"""Model folders: config.json, model.safetensors, users.parquet, metrics.json, README.md. Tensors and tables only."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from pal.errors import SavedModelError
+
+__all__ = ["FORMAT", "read_folder", "write_folder"]
+
+FORMAT = "pal-model-1"
+FILES = ("config.json", "model.safetensors", "users.parquet", "metrics.json", "README.md")
+
+
+def write_folder(
+    folder: Path,
+    config: dict[str, Any],
+    state: dict[str, Tensor],
+    users: pl.DataFrame,
+    metrics: dict[str, Any],
+) -> None:
+    """Writes a model folder as a whole: a kill leaves the old one or the new one.
+
+    Raises:
+        SavedModelError: the path is a file, or a folder that holds something else than a model.
+    """
+    folder = folder.absolute()
+    if folder.exists():
+        odd = [] if not folder.is_dir() else sorted(p.name for p in folder.iterdir() if p.name not in FILES)
+        if not folder.is_dir() or odd:
+            found = f"it holds {odd[0]!r}" if odd else "it is a file"
+            raise SavedModelError(f"{folder}: not replaced by a model, since {found}: choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        (fresh / "model.safetensors").write_bytes(save(state))
+        users.write_parquet(fresh / "users.parquet")
+        hashes = {name: _sha256(fresh / name) for name in ("model.safetensors", "users.parquet")}
+        head = {"format": FORMAT, "sha256": hashes, "config": config}
+        (fresh / "config.json").write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
+        (fresh / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        (fresh / "README.md").write_text(_card(config, len(users), metrics), encoding="utf-8")
+        for name in FILES:
+            _sync(fresh / name)
+        fresh.chmod(0o755)
+        _sync(fresh)
+        previous = _previous(folder)
+        if previous.exists() and folder.exists():
+            shutil.rmtree(previous)
+        if folder.exists():
+            folder.rename(previous)  # a kill here: read_folder finds the old one under this name
+        fresh.rename(folder)
+        _sync(folder.parent)
+        shutil.rmtree(previous, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def read_folder(
+    name: str | Path,
+) -> tuple[dict[str, Any], dict[str, Tensor], pl.DataFrame, dict[str, Any]]:
+    """Config, tensors, users and metrics of a model folder, or of a Hub id.
+
+    Raises:
+        SavedModelError: nothing there, or files that are truncated, changed or not of this kind.
+    """
+    folder = Path(name)
+    if not folder.exists() and _previous(folder.absolute()).exists():
+        folder = _previous(folder.absolute())
+    if not folder.is_dir():
+        folder = _download(str(name))
+    for file in FILES[:4]:
+        if not (folder / file).is_file():
+            raise SavedModelError(f"{folder}: no {file} here: is it a folder that pal wrote?")
+    head = _json(folder / "config.json")
+    if head.get("format") != FORMAT or not isinstance(head.get("config"), dict):
+        raise SavedModelError(f"{folder / 'config.json'}: format {head.get('format')!r}, expected {FORMAT!r}")
+    for file in ("model.safetensors", "users.parquet"):
+        if (head.get("sha256") or {}).get(file) != _sha256(folder / file):
+            raise SavedModelError(
+                f"{folder / file}: not the file that config.json was written with (truncated or changed): copy it anew"
+            )
+    try:
+        state = load((folder / "model.safetensors").read_bytes())
+        users = pl.read_parquet(folder / "users.parquet")
+    except (SafetensorError, pl.exceptions.PolarsError, OSError) as error:
+        raise SavedModelError(f"{folder}: cannot be read: {' '.join(str(error).split())}") from None
+    return head["config"], state, users, _json(folder / "metrics.json")
+
+
+def _previous(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.previous"
+
+
+def _download(name: str) -> Path:
+    looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/")) and not name.endswith("/")
+    if not looks_like_hub_id:
+        raise SavedModelError(f"{name}: no such model folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise SavedModelError(f"{name}: no such folder, and not to be had from the Hub: {first}") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SavedModelError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise SavedModelError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _card(config: dict[str, Any], n_users: int, metrics: dict[str, Any]) -> str:
+    rows = [
+        f"| {name} | {value:.4f} |" if isinstance(value, float) else f"| {name} | {value} |"
+        for name, value in metrics.items()
+        if isinstance(value, int | float | str)
+    ]
+    table = "\n".join(["| measure | value |", "|---|---|", *rows]) if rows else "Nothing was measured."
+    encoder = config["encoder"] or "own vectors"
+    return f"""---
+library_name: pal
+tags: [reward-model, preference-learning, personalization, pluralistic-alignment]
+---
+
+# A pluralistic reward model
+
+Model {config["model"].upper()} with K = {config["n_prototypes"]} prototypes ({config["map"]} maps, latent dimension
+{config["latent_dim"]}), on embeddings by {encoder}; it knows {n_users} users.
+
+```python
+import pal
+
+model = pal.RewardModel.from_pretrained("this folder")
+```
+
+{table}
+
+`users.parquet` holds a row for each person the model knows: their id and weights. Share the folder only where these
+people agree; `pal adapt --remove` takes a person out.
+"""

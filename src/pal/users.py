@@ -1,0 +1,142 @@
+"""User weights: each user's point on the simplex, found by id."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch import Tensor
+
+from pal.errors import InputError, UnknownUserError
+
+__all__ = ["UserWeights", "rows_of"]
+
+
+def rows_of(ids: pl.Series, table: pl.Series) -> npt.NDArray[np.int64]:
+    """Row of each id (n,) in a table of unique ids; -1 where it is not there."""
+    if ids.dtype != table.dtype:  # 1 and "1" are different people
+        return np.full(len(ids), -1, dtype=np.int64)
+    right = pl.DataFrame({"id": table}).with_row_index("row")
+    found = pl.DataFrame({"id": ids}).join(right, on="id", how="left", maintain_order="left")["row"]
+    return found.cast(pl.Int64).fill_null(-1).to_numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class UserWeights:
+    """Weights of N users.
+
+    Attributes:
+        ids: (N,) String or Int64, unique.
+        weights: (N, K) float32, each row on the simplex.
+        n_comparisons: (N,) int64, answers each row was learned from.
+        reliability: (N,) float32, positive: each user's margins are this many times w . m; all ones unless learned.
+    """
+
+    ids: pl.Series
+    weights: Tensor
+    n_comparisons: Tensor
+    reliability: Tensor
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        if self.weights.ndim != 2 or len(self.weights) != n or self.weights.dtype != torch.float32:
+            raise InputError(f"weights must be float32 ({n}, K), found {tuple(self.weights.shape)}")
+        if len(self.n_comparisons) != n or len(self.reliability) != n:
+            raise InputError(f"n_comparisons and reliability must have one value a user, {n}")
+        if n and not bool(torch.isfinite(self.weights).all()):
+            raise InputError("weights must be finite")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def none(cls, n_prototypes: int, ids: pl.Series | None = None) -> "UserWeights":
+        """A table of no users."""
+        ids = pl.Series("user_id", [], dtype=pl.String) if ids is None else ids.clear()
+        empty = torch.zeros(0)
+        return cls(ids, torch.zeros(0, n_prototypes), empty.long(), empty)
+
+    def rows(self, ids: pl.Series) -> npt.NDArray[np.int64]:
+        """Row of each id (n,), -1 for unseen users."""
+        return rows_of(ids, self.ids)
+
+    def row(self, user_id: str | int) -> int:
+        """Row of one user.
+
+        Raises:
+            UnknownUserError: the user is unseen.
+        """
+        known = isinstance(user_id, int) == (self.ids.dtype == pl.Int64)
+        row = int(self.rows(pl.Series([user_id]))[0]) if known and not isinstance(user_id, bool) else -1
+        if row < 0:
+            raise UnknownUserError(
+                f"user {user_id!r} is unseen: call pal.adapt with some of their comparisons, or pass weights="
+            )
+        return row
+
+    def merged(self, other: "UserWeights") -> "UserWeights":
+        """These users and the others; where a user is in both, the other's weights count."""
+        if not len(other):
+            return self
+        if not len(self):
+            return other
+        if self.ids.dtype != other.ids.dtype:
+            raise InputError(
+                f"user ids are {self.ids.dtype} in the model and {other.ids.dtype} here: use one type for both"
+            )
+        keep = np.flatnonzero(rows_of(self.ids, other.ids) < 0)
+        kept = self.take(keep)
+        return UserWeights(
+            pl.concat([kept.ids.alias("user_id"), other.ids.alias("user_id")]),
+            torch.cat([kept.weights, other.weights]),
+            torch.cat([kept.n_comparisons, other.n_comparisons]),
+            torch.cat([kept.reliability, other.reliability]),
+        )
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "UserWeights":
+        """The users at these rows (m,)."""
+        index = torch.from_numpy(np.ascontiguousarray(rows))
+        return UserWeights(
+            self.ids.gather(rows), self.weights[index], self.n_comparisons[index], self.reliability[index]
+        )
+
+    def without(self, user_ids: Sequence[str | int]) -> "UserWeights":
+        """These users but for some.
+
+        Raises:
+            UnknownUserError: one of them is not here.
+        """
+        gone = [self.row(user_id) for user_id in user_ids]
+        keep = np.ones(len(self), dtype=bool)
+        keep[gone] = False
+        return self.take(np.flatnonzero(keep))
+
+    def to_frame(self) -> pl.DataFrame:
+        """user_id, n_comparisons, weights (list of K), and reliability where it was learned."""
+        columns = [
+            self.ids.alias("user_id"),
+            pl.Series("n_comparisons", self.n_comparisons.numpy()),
+            pl.Series("weights", self.weights.numpy(), dtype=pl.Array(pl.Float32, self.weights.shape[1])),
+        ]
+        if bool((self.reliability != 1).any()):
+            columns.append(pl.Series("reliability", self.reliability.numpy()))
+        return pl.DataFrame(columns)
+
+    @classmethod
+    def from_frame(cls, frame: pl.DataFrame, n_prototypes: int) -> "UserWeights":
+        """The users of `to_frame`."""
+        weights = frame["weights"].cast(pl.Array(pl.Float32, n_prototypes)).to_numpy()
+        n = len(frame)
+        reliability = (
+            torch.from_numpy(frame["reliability"].to_numpy().copy())
+            if "reliability" in frame.columns
+            else torch.ones(n)
+        )
+        return cls(
+            frame["user_id"],
+            torch.from_numpy(np.array(weights, dtype=np.float32).reshape(n, n_prototypes)),
+            torch.from_numpy(frame["n_comparisons"].cast(pl.Int64).to_numpy().copy()),
+            reliability.float(),
+        )
