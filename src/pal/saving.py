@@ -139,9 +139,10 @@ def _sync(path: Path) -> None:
 
 
 def _card(config: dict[str, Any], n_users: int, metrics: dict[str, Any]) -> str:
+    measured = metrics.get("models", {}).get("pal", metrics)
     rows = [
         f"| {name} | {value:.4f} |" if isinstance(value, float) else f"| {name} | {value} |"
-        for name, value in metrics.items()
+        for name, value in measured.items()
         if isinstance(value, int | float | str)
     ]
     table = "\n".join(["| measure | value |", "|---|---|", *rows]) if rows else "Nothing was measured."

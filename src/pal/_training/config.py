@@ -38,12 +38,12 @@ class TrainConfig:
         prototype_lr: of fixed prototypes and the scale.
         user_lr: of the user weights.
         weight_decay: of the maps.
-        batch_size: comparisons a step; None: a sixteenth of them, from 256 to 32,768.
+        batch_size: comparisons a step; None: a hundredth of them, from 256 to 8,192.
         max_steps: at most this many steps.
         max_epochs: at most this many passes, where given.
         patience: evaluations without improvement before the learning rates fall.
         drops: times the learning rates fall (to a fifth) before training ends.
-        eval_every: steps between evaluations; None: a pass, from 8 to 100.
+        eval_every: steps between evaluations; None: a pass, from 8 to 25.
         refit: end with weights solved on training and validation answers together.
         seed: of everything random.
         device: "auto", "cpu", "cuda", "mps".
@@ -54,7 +54,7 @@ class TrainConfig:
     model: str | None = None
     n_prototypes: int | str | tuple[int, ...] = "auto"
     map: str = "mlp"
-    latent_dim: int = 16
+    latent_dim: int = 32
     hidden_dim: int = 64
     dropout: float = 0.0
     ideal_point: str = "latent"
@@ -69,12 +69,12 @@ class TrainConfig:
     init: str = "grow"
     lr: float = 3e-3
     prototype_lr: float = 1e-2
-    user_lr: float = 3e-2
+    user_lr: float = 1e-1
     weight_decay: float = 0.0
     batch_size: int | None = None
     max_steps: int = 20_000
     max_epochs: int | None = None
-    patience: int = 3
+    patience: int = 12
     drops: int = 2
     eval_every: int | None = None
     refit: bool = True

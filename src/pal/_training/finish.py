@@ -69,7 +69,7 @@ def finish(
         everyone = torch.cat([weights, weights.mean(0, keepdim=True)])
         margin = prototypes.margin(val_terms, everyone, val.question, val.user)
         margin = margin * torch.cat([reliability, torch.ones(1)])[val.user] + bias
-        slope = sigmoid_slope(margin, val.label, get_loss(shape.loss).link or 1.0)
+        slope = sigmoid_slope(margin, val.label, get_loss(shape.loss).link or 1.0, val.weight)
         return margin, F.binary_cross_entropy_with_logits(slope * margin, val.label, reduction="none"), slope
 
     strength = shape.strength
@@ -110,8 +110,8 @@ def _choose_strength(
     for strength in STRENGTHS:
         weights = _solve(model, [(terms, answers)], n, strength, prior, reliability, bias)
         margin = model.prototypes.margin(val_terms, weights, val.question, val.user) * reliability[val.user] + bias
-        slope = sigmoid_slope(margin, val.label, get_loss(model.config.loss).link or 1.0)
-        losses[strength] = float(F.binary_cross_entropy_with_logits(slope * margin, val.label))
+        slope = sigmoid_slope(margin, val.label, get_loss(model.config.loss).link or 1.0, val.weight)
+        losses[strength] = float(F.binary_cross_entropy_with_logits(slope * margin, val.label, val.weight))
     return min(losses, key=lambda strength: losses[strength])
 
 

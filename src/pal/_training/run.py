@@ -27,7 +27,6 @@ __all__ = ["Run"]
 SAVE_EVERY = 5.0  # seconds between checkpoints
 SOLVED = 4e-3  # a validation loss below which nothing is left to learn, only margins to inflate
 IMPROVEMENT = 1e-3  # share of the loss that an evaluation must gain to count
-MAX_BATCH = 32_768
 
 
 class RowAdam:
@@ -135,9 +134,9 @@ class Run:
         self.best = self._snapshot()
         self.state = State()
         n_answers = len(tables.answers)
-        self.batch = min(n_answers, config.batch_size or min(MAX_BATCH, max(256, n_answers // 16)))
+        self.batch = min(n_answers, config.batch_size or min(8192, max(256, n_answers // 100)))
         a_pass = math.ceil(n_answers / self.batch)
-        self.eval_every = config.eval_every or min(100, max(8, a_pass))
+        self.eval_every = config.eval_every or min(25, max(8, a_pass))
         self.max_steps = config.max_steps if config.max_epochs is None else config.max_epochs * a_pass
 
     def mean_weights(self) -> Tensor:
@@ -200,7 +199,9 @@ class Run:
         each = self.loss(margin, answers.label)
         loss = (each if answers.weight is None else each * answers.weight).mean()
         if not bool(torch.isfinite(loss)):
-            raise InputError(f"the loss became {float(loss)} at step {self.state.step}: use smaller learning rates")
+            raise InputError(
+                f"the loss became {float(loss.detach())} at step {self.state.step}: use smaller learning rates"
+            )
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
@@ -225,8 +226,10 @@ class Run:
         margin = self.prototypes.margin(terms, weights, answers.question, answers.user)
         margin = margin * torch.cat([self.table[:, -1], self.table.new_zeros(1)]).exp()[answers.user] + self.bias
         if self.loss.link is None:
-            return float(self.loss(margin, answers.label).mean())
-        return float(F.binary_cross_entropy_with_logits(self.loss.link * margin, answers.label))
+            each = self.loss(margin, answers.label)
+        else:
+            each = F.binary_cross_entropy_with_logits(self.loss.link * margin, answers.label, reduction="none")
+        return float(each.mean() if answers.weight is None else (each * answers.weight).sum() / answers.weight.sum())
 
     def _evaluate(self, train_loss: float) -> None:
         state, config = self.state, self.config

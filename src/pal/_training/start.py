@@ -54,7 +54,7 @@ def user_groups(tables: Tables, pooled: Prototypes, K: int, generator: torch.Gen
     answers, questions, n = tables.answers, tables.questions, len(tables.user_ids)
     everyone = torch.ones(1, 1, device=answers.user.device)
     margin = pooled.margin(pooled.terms(questions), everyone, answers.question, torch.zeros_like(answers.user))
-    residual = answers.label - torch.sigmoid(sigmoid_slope(margin, answers.label) * margin)
+    residual = answers.label - torch.sigmoid(sigmoid_slope(margin, answers.label, weight=answers.weight) * margin)
     features = pooled.features(questions)
     scores = torch.zeros(n, features.shape[1], device=features.device)
     for low in range(0, len(answers), 1 << 16):  # bounded memory: a piece of answers x features at a time

@@ -1,0 +1,39 @@
+"""What every benchmark writes beside its numbers: the machine, the commit, the command."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+DATA = ROOT.parent / "shared" / "data"
+
+
+def describe() -> dict[str, Any]:
+    """Processor, cores, versions, commit and command."""
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "processor": names[0].split(":")[1].strip() if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": commit or None,
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": " ".join(["python", str(Path(sys.argv[0])), *sys.argv[1:]]),
+    }
+
+
+def write(name: str, result: Any) -> None:
+    """Writes benchmarks/results/NAME.json."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"machine": describe(), "result": result}, indent=1)
+    (RESULTS / f"{name}.json").write_text(text + "\n")

@@ -1,0 +1,516 @@
+"""The `pal` command: parse, call, print."""
+
+import hashlib
+import json
+import shutil
+import sys
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import polars as pl
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import pal
+from pal import baselines, simulation
+from pal._tables.files import write_frame
+from pal.embeddings import EmbeddedComparisons
+from pal.errors import InputError, PALError
+from pal.model import RewardModel
+from pal.report import write_report
+from pal.summary import summarise
+from pal.training import TrainConfig
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Personalised reward models from comparisons with user ids.",
+)
+
+Data = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="Comparison table (parquet, jsonl, csv) or a data set's folder (Polis, persona, UKPConvArg).",
+    ),
+]
+ModelFolder = Annotated[str, typer.Argument(metavar="DIR", help="Model folder, or a Hub id.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+EncoderName = Annotated[
+    str | None,
+    typer.Option("--encoder", help="Encoder: a name, a folder, a Hub id, or 'hashing'.  [default: all-MiniLM-L6-v2]"),
+]
+Embeddings = Annotated[
+    Path | None, typer.Option(help="Own vectors: parquet with columns id and embedding (list of float).")
+]
+Images = Annotated[bool, typer.Option("--images", help="Responses are paths of images.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+MinVotes = Annotated[int, typer.Option(help="Polis: people with at least this many agree / disagree votes.")]
+SHOTS = (0, 1, 2, 5, 10, 20)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where data come from and how they are embedded."""
+
+    data: Path
+    encoder: str | None = None
+    embeddings: Path | None = None
+    images: bool = False
+    min_votes: int = 10
+    prompt_mode: str = "separate"
+
+    def load(self) -> EmbeddedComparisons:
+        if self.data.is_dir():
+            options = {"min_votes": self.min_votes} if pal.datasets.recognise(self.data) == "polis" else {}
+            comparisons = pal.datasets.from_folder(self.data, **options)
+        else:
+            comparisons = pal.Comparisons.read(self.data, images=self.images)
+        if self.embeddings is not None:
+            return pal.embed(comparisons, embeddings=str(self.embeddings), prompt_mode=self.prompt_mode)
+        encoder = self.encoder or ("efficientnet-lite0" if self.images else "all-MiniLM-L6-v2")
+        if comparisons.responses.contents is None:
+            raise InputError(f"{self.data}: its columns hold ids without texts: pass their vectors with --embeddings")
+        return pal.embed(comparisons, encoder, store=True, progress=True, prompt_mode=self.prompt_mode)
+
+    @classmethod
+    def for_model(cls, model: RewardModel, data: Path, embeddings: Path | None, images: bool) -> "_Source":
+        """The data as the model takes them."""
+        mode = "separate" if model.config.prompt in ("separate", "concatenate") else model.config.prompt
+        return cls(data, model.config.encoder, embeddings, images, prompt_mode=mode)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The report.")] = Path("report.html"),
+    model_dir: Annotated[Path, typer.Option(help="The model folder.")] = Path("demo/model"),
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """The whole story on a built-in population: fit, choose K, adapt new people, report.
+
+    Example: pal demo -o report.html
+    """
+    data = pal.embed(simulation.demo(seed=seed), "hashing")
+    record = _fit(
+        data, "the built-in town", model_dir, TrainConfig(n_prototypes=(1, 2, 3, 4, 5), seed=seed, progress=True)
+    )
+    write_report(model_dir, out)
+    if as_json:
+        _print_json({**record, "model": str(model_dir), "report": str(out)})
+    else:
+        _print_fit(record)
+        _say(f"The model is in {model_dir}, the report in {out}.")
+
+
+@app.command()
+def fit(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
+    model: Annotated[
+        str | None, typer.Option(help="a (fixed prototypes) or b (prompt prototypes).  [default: b where prompts vary]")
+    ] = None,
+    prototypes: Annotated[str, typer.Option(help="N, a range such as 1-5, or auto.")] = "auto",
+    map_kind: Annotated[str, typer.Option("--map", help="mlp or linear.")] = "mlp",
+    encoder: EncoderName = None,
+    embeddings: Embeddings = None,
+    images: Images = False,
+    joint: Annotated[bool, typer.Option("--joint", help="Embed prompt and response as one text (model a).")] = False,
+    by: Annotated[
+        str, typer.Option(help="What parts do not share: comparison, pair, prompt, item, assigned.")
+    ] = "comparison",
+    unseen_users: Annotated[float, typer.Option(help="Share of people kept apart as new.")] = 0.2,
+    test: Annotated[float, typer.Option(help="Share of each other person's answers for the test.")] = 0.1,
+    validation: Annotated[float, typer.Option(help="Likewise for validation.")] = 0.1,
+    loss: Annotated[str, typer.Option(help="logistic, hinge, smooth_hinge or exponential.")] = "logistic",
+    start: Annotated[str | None, typer.Option(help="Model folder to go on from.")] = None,
+    min_votes: MinVotes = 10,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Split, embed, train and save; print PAL beside the baselines.
+
+    A killed call goes on where it was when it is made again.
+
+    Example: pal fit answers.parquet -o model --prototypes auto
+    """
+    config = TrainConfig(
+        model=model,
+        n_prototypes=_prototypes(prototypes),
+        map=map_kind,
+        loss=loss,
+        seed=seed,
+        device=device,
+        progress=True,
+    )
+    source = _Source(data, encoder, embeddings, images, min_votes, "joint" if joint else "separate")
+    split = {"unseen_users": unseen_users, "test": test, "validation": validation, "by": by}
+    record = _fit(source.load(), str(data), out, config, split, start)
+    if as_json:
+        _print_json(record)
+    else:
+        _print_fit(record)
+        _say(f"The model is in {out}; 'pal report {out}' draws it.")
+
+
+def _fit(
+    data: EmbeddedComparisons,
+    source: str,
+    out: Path,
+    config: TrainConfig,
+    split: dict[str, Any] | None = None,
+    start: str | None = None,
+) -> dict[str, Any]:
+    parts = data.split(**(split or {}), seed=config.seed)
+    if not len(parts.test):
+        raise InputError(f"{source}: no test answers: people need more of them, or --test a larger share")
+    key = hashlib.sha256(repr((source, config, split, start)).encode()).hexdigest()[:12]
+    folder = out.with_name(f".{out.name}.checkpoint")
+    begin = None if start is None else RewardModel.from_pretrained(start)
+    result = pal.fit(parts.train, parts.validation, config, start=begin, checkpoint=folder / key)
+    others: dict[str, Any] = {} if result.pooled is None else {"btl": result.pooled}
+    for name in sorted(set(baselines.BASELINES) - set(others)):
+        others[name] = baselines.fit(name, parts.train, parts.validation, config, seed=config.seed)
+    record: dict[str, Any] = summarise(
+        result.model, result, parts, others, source=source, seed=config.seed, shots=SHOTS
+    )
+    result.model.metrics = record
+    result.model.save_pretrained(out)
+    shutil.rmtree(folder, ignore_errors=True)
+    return record
+
+
+@app.command()
+def evaluate(
+    model_dir: ModelFolder,
+    data: Data,
+    shots: Annotated[str, typer.Option(help="Numbers of answers of new people, such as 0,1,5,10.")] = "0,1,5,10",
+    embeddings: Embeddings = None,
+    images: Images = False,
+    seeds: Annotated[int, typer.Option(help="Draws of the shots.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Metrics on the people a model knows, and a shot curve on those it does not.
+
+    The data should be answers the model was not trained on.
+
+    Example: pal evaluate model new-answers.parquet --shots 0,5,20 --json
+    """
+    model = RewardModel.from_pretrained(model_dir)
+    embedded = _Source.for_model(model, data, embeddings, images).load()
+    rows = model.users.rows(embedded.comparisons.user_ids)[embedded.comparisons.user]
+    seen, unseen = embedded.take(rows >= 0), embedded.take(rows < 0)
+    metrics = pal.evaluate(model, seen) if len(seen) else None
+    curve = None
+    if len(unseen):
+        try:
+            curve = pal.shot_curve(model, unseen, shots=_numbers(shots), seeds=seeds)
+        except InputError as error:
+            _warn(str(error))
+    if as_json:
+        _print_json(
+            {"seen": None if metrics is None else metrics.to_dict(), "shots": [] if curve is None else curve.to_dicts()}
+        )
+        return
+    if metrics is None:
+        _say("The model knows none of these people.")
+    else:
+        _print_metrics({"this model": metrics.to_dict()}, f"{metrics.n_users} people the model knows")
+    if curve is not None:
+        _print_shots(curve.to_dicts())
+
+
+@app.command()
+def adapt(
+    model_dir: ModelFolder,
+    data: Annotated[Path | None, typer.Argument(metavar="[DATA]", help="Comparisons of new people.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Model folder to write.  [default: DIR]")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="Take this person out; may be given several times.")] = None,
+    embeddings: Embeddings = None,
+    images: Images = False,
+    as_json: Json = False,
+) -> None:
+    """Weights of new people, added to the model; or people taken out.
+
+    Example: pal adapt model new-people.parquet -o model-2
+    """
+    model = RewardModel.from_pretrained(model_dir)
+    if data is None and not remove:
+        raise InputError("nothing to do: give DATA with answers of new people, or --remove ID")
+    users = None
+    if data is not None:
+        users = pal.adapt(model, _Source.for_model(model, data, embeddings, images).load())
+        model = model.with_users(users)
+    if remove:
+        model = model.without_users([_user_id(model, name) for name in remove])
+    target = out or Path(model_dir)
+    model.save_pretrained(target)
+    added = 0 if users is None else len(users)
+    if as_json:
+        gaps = [] if users is None else users.gap.tolist()
+        _print_json({"added": added, "removed": len(remove or []), "n_users": len(model.users), "gap": gaps})
+    else:
+        _say(f"{added} people added, {len(remove or [])} taken out; {target} knows {len(model.users)}.")
+
+
+@app.command()
+def rank(
+    model_dir: ModelFolder,
+    responses: Annotated[list[str], typer.Argument(metavar="RESPONSE...", help="Texts (or paths of images).")],
+    user: Annotated[str | None, typer.Option(help="User id; without it, the population.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The prompt.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Orders responses for one person, best first.
+
+    Example: pal rank model --user u17 --prompt "What shall we cook?" "A soup." "A cake."
+    """
+    model = RewardModel.from_pretrained(model_dir)
+    who = None if user is None else _user_id(model, user)
+    rewards = model.reward(who, prompt=prompt, responses=responses)
+    order = sorted(range(len(responses)), key=lambda i: -float(rewards[i]))
+    if as_json:
+        _print_json([{"response": responses[i], "reward": float(rewards[i])} for i in order])
+        return
+    table = Table("", "reward", "response")
+    for place, i in enumerate(order, 1):
+        table.add_row(str(place), f"{rewards[i]:+.3f}", _plain(responses[i]))
+    Console().print(table)
+
+
+@app.command()
+def score(
+    model_dir: ModelFolder,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write (parquet, jsonl, csv).")],
+    embeddings: Embeddings = None,
+    images: Images = False,
+    as_json: Json = False,
+) -> None:
+    """Adds margin and P(left preferred) to a table of comparisons; of chosen and rejected, chosen is left.
+
+    Example: pal score model answers.parquet -o scored.parquet
+    """
+    model = RewardModel.from_pretrained(model_dir)
+    embedded = _Source.for_model(model, data, embeddings, images).load()
+    margins = model.margins(embedded)
+    frame = embedded.comparisons.to_frame().with_columns(
+        margin=pl.Series(margins.numpy()), probability=pl.Series(model.probability(margins).numpy())
+    )
+    write_frame(frame, out)
+    if as_json:
+        _print_json({"rows": len(frame), "out": str(out)})
+    else:
+        _say(f"{len(frame)} rows in {out}.")
+
+
+@app.command()
+def compare(
+    data: Data,
+    models: Annotated[
+        str, typer.Option(help="btl, btl-linear, per-user, majority, pal-a, pal-b.")
+    ] = "majority,btl-linear,per-user,btl,pal-b",
+    seeds: Annotated[int, typer.Option(help="Splits and runs to average over.")] = 5,
+    prototypes: Annotated[str, typer.Option(help="Of PAL: N, a range, or auto.")] = "auto",
+    encoder: EncoderName = None,
+    embeddings: Embeddings = None,
+    images: Images = False,
+    unseen_users: Annotated[float, typer.Option(help="Share of people kept apart as new.")] = 0.2,
+    shots: Annotated[str, typer.Option(help="Numbers of answers of new people.")] = "0,5,20",
+    min_votes: MinVotes = 10,
+    as_json: Json = False,
+) -> None:
+    """Every model on the same splits, one table with intervals.
+
+    Example: pal compare answers.parquet --models btl,per-user,pal-b --seeds 5
+    """
+    embedded = _Source(data, encoder, embeddings, images, min_votes).load()
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    rows = baselines.compare(
+        embedded, names, TrainConfig(n_prototypes=_prototypes(prototypes)), seeds, unseen_users, _numbers(shots)
+    )
+    if as_json:
+        _print_json(rows)
+        return
+    curve = [key for key in rows[0] if key.startswith("shots_")]
+    table = Table(
+        "model", "accuracy by user", "worst tenth", "log-loss", "ECE", *(f"{k[6:]} shots" for k in curve), "seconds"
+    )
+    for row in rows:
+        low, high = row["interval"]
+        table.add_row(
+            row["model"],
+            f"{row['accuracy_by_user']:.3f} [{low:.3f}, {high:.3f}]",
+            *(f"{row[k]:.3f}" for k in ("worst_tenth", "log_loss", "ece")),
+            *("" if row[k] is None else f"{row[k]:.3f}" for k in curve),
+            f"{row['seconds']:.1f}",
+        )
+    Console().print(table)
+    _say(f"Means over {seeds} splits, test answers of people seen in training; shots: people not seen, by user.")
+
+
+@app.command(name="report")
+def report_command(
+    model_dir: ModelFolder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
+    as_json: Json = False,
+) -> None:
+    """One self-contained page: what was measured, who stands where, who is badly served.
+
+    Example: pal report model -o report.html
+    """
+    write_report(model_dir, out)
+    if as_json:
+        _print_json({"out": str(out)})
+    else:
+        _say(f"The report is in {out}.")
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for comparisons.parquet and embeddings.parquet.")],
+    model: Annotated[str, typer.Option(help="a or b.")] = "a",
+    users: Annotated[int, typer.Option(help="People.")] = 100,
+    prototypes: Annotated[int, typer.Option(help="K of the truth.")] = 3,
+    dim: Annotated[int, typer.Option(help="Of the embeddings.")] = 16,
+    per_user: Annotated[int, typer.Option(help="Answers a person.")] = 100,
+    kind: Annotated[str, typer.Option(help="partition, mixture or homogeneous.")] = "partition",
+    noise: Annotated[float, typer.Option(help="Of the answers; 0: none.")] = 0.0,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Writes a simulated population (paper, E.1) as tables that `pal fit --embeddings` takes.
+
+    Example: pal simulate -o town --users 100 --prototypes 3
+    """
+    population = simulation.population(model, users, prototypes, dim, per_user, kind, seed, noise=noise)
+    files = simulation.write(population, out)
+    if as_json:
+        _print_json({"comparisons": len(population), "files": [str(f) for f in files]})
+    else:
+        _say(f"{len(population)} comparisons in {files[0]}, vectors in {files[1]}, the truth in {files[2]}.")
+
+
+# -- printing ------------------------------------------------------------------------------------------------------
+
+
+def _print_fit(record: dict[str, Any]) -> None:
+    data = record["data"]
+    _say(
+        f"{data['source']}: {data['n_comparisons']} answers of {data['n_users']} people"
+        f" ({data['n_unseen_users']} of them kept apart as new)."
+    )
+    _print_metrics(record["models"], "test answers of people seen in training")
+    if record["shots"]:
+        _print_shots(record["shots"])
+    _say(record["verdict"])
+
+
+def _print_metrics(models: dict[str, dict[str, Any]], title: str) -> None:
+    table = Table("model", "accuracy", "by user", "balanced", "worst tenth", "log-loss", "ECE", title=title)
+    for name, row in models.items():
+        low, high = row["interval"].get("accuracy_by_user", (None, None))
+        by_user = _number(row["accuracy_by_user"]) + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+        rest = [_number(row[key]) for key in ("balanced_accuracy", "worst_tenth", "log_loss", "ece")]
+        table.add_row(name, _number(row["accuracy"]), by_user, *rest)
+    Console().print(table)
+
+
+def _print_shots(rows: Iterable[dict[str, Any]]) -> None:
+    rows = list(rows)
+    table = Table("answers given", "accuracy by user", "log-loss", title=f"{rows[0]['n_users']} new people")
+    for row in rows:
+        low, high = _number(row["accuracy_by_user_low"]), _number(row["accuracy_by_user_high"])
+        table.add_row(
+            str(row["shots"]), f"{_number(row['accuracy_by_user'])} [{low}, {high}]", _number(row["log_loss"])
+        )
+    Console().print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201 - this is the command
+
+
+def _warn(text: str) -> None:
+    print(f"pal: {text}", file=sys.stderr)  # noqa: T201 - this is the command
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))  # noqa: T201 - this is the command
+
+
+# -- parsing -------------------------------------------------------------------------------------------------------
+
+
+def _prototypes(text: str) -> int | str | tuple[int, ...]:
+    """An N, a range A-B, or auto."""
+    if text == "auto":
+        return text
+    try:
+        if "-" in text:
+            low, high = (int(part) for part in text.split("-"))
+            if 1 <= low <= high:
+                return tuple(range(low, high + 1))
+        elif int(text) >= 1:
+            return int(text)
+    except ValueError:
+        pass
+    raise InputError(f"--prototypes {text!r}: give a number such as 3, a range such as 1-5, or auto")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0:
+        raise InputError(f"--shots {text!r}: give numbers of at least 0, such as 0,1,5,10")
+    return numbers
+
+
+def _user_id(model: RewardModel, text: str) -> str | int:
+    """The id as the model's table has it: ids there are all strings or all integers."""
+    if model.user_ids.dtype.is_integer():
+        try:
+            return int(text)
+        except ValueError:
+            raise InputError(f"user {text!r}: the ids of this model are whole numbers") from None
+    return text
+
+
+def main() -> NoReturn:
+    """Runs the command; bad input gives one line on stderr and exit code 2."""
+    warnings.showwarning = lambda message, *_, **__: _warn(f"warning: {' '.join(str(message).split())}")
+    try:
+        code = app(standalone_mode=False)
+    except PALError as error:
+        _warn(" ".join(str(error).split()))
+        code = 2
+    except typer.Exit as error:
+        code = error.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        _warn("stopped")
+        code = 130
+    except BrokenPipeError:
+        code = 0
+    except Exception as error:  # typer's usage errors share no public base class
+        if not hasattr(error, "format_message"):
+            raise
+        _warn(f"{error.format_message()} See 'pal --help'.")
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,85 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+
+from pal import InputError
+from pal.losses import LOSSES, get_loss, sigmoid_slope, smoothed_hinge
+
+margins = st.floats(-50, 50)
+labels = st.sampled_from([0.0, 0.25, 0.5, 1.0])
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@given(a=margins, b=margins, t=st.floats(0, 1), y=labels)
+def test_losses_are_convex_and_positive(name, a, b, t, y):
+    loss = get_loss(name)
+    m = torch.tensor([a, b, t * a + (1 - t) * b], dtype=torch.float64)
+    left, right, middle = loss(m, torch.full((3,), y, dtype=torch.float64))
+    assert middle <= t * left + (1 - t) * right + 1e-6 * max(1, abs(left), abs(right))
+    assert min(left, right, middle) >= 0
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@given(m=st.floats(-15, 15), y=labels)
+def test_derivatives_are_those_of_the_loss(name, m, y):
+    if name == "hinge" and abs(abs(m) - 1) < 1e-3:
+        return
+    loss, h = get_loss(name), 1e-4
+    points = torch.tensor([m - h, m, m + h], dtype=torch.float64)
+    low, middle, high = loss(points, torch.full((3,), y, dtype=torch.float64))
+    first, second = loss.derivatives(points[1:2], torch.tensor([y], dtype=torch.float64))
+    assert float(first) == pytest.approx(float(high - low) / (2 * h), rel=1e-4, abs=1e-4)
+    near_kink = name == "smooth_hinge" and min(abs(abs(m) - 1), abs(m)) < 1e-3
+    if not near_kink:
+        scale = max(1.0, abs(float(middle)))
+        assert float(second) == pytest.approx(
+            float(high - 2 * middle + low) / h**2, rel=1e-3, abs=1e-6 * scale / h**1.5
+        )
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_extreme_margins_stay_finite(name):
+    m = torch.tensor([-1e4, 1e4], requires_grad=True)
+    loss = get_loss(name)(m, torch.tensor([1.0, 0.0]))
+    loss.sum().backward()
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(m.grad).all()
+
+
+@pytest.mark.parametrize("name", ["logistic", "exponential"])
+def test_the_link_is_where_the_expected_loss_is_least(name):
+    loss = get_loss(name)
+    for p in (0.2, 0.5, 0.9):
+        best = minimize_scalar(lambda m, p=p: float(loss(torch.tensor(m), torch.tensor(p))), bounds=(-6, 6)).x
+        assert 1 / (1 + math.exp(-loss.link * best)) == pytest.approx(p, abs=1e-3)
+
+
+def test_the_rounded_hinge_approaches_the_hinge():
+    m = torch.linspace(-3, 3, 101)
+    gap = get_loss("hinge").value(m) - smoothed_hinge(1e-3).value(m)
+    assert float(gap.min()) >= 0
+    assert float(gap.max()) <= 1e-3
+
+
+def test_the_slope_is_the_maximum_likelihood_one():
+    rng = np.random.default_rng(0)
+    m = torch.tensor(rng.normal(size=4000))
+    y = torch.tensor((rng.random(4000) < 1 / (1 + np.exp(-2.5 * m.numpy()))).astype(float))
+    best = minimize_scalar(
+        lambda a: float(torch.nn.functional.binary_cross_entropy_with_logits(a * m, y)),
+        bounds=(0.1, 10),
+        method="bounded",
+    ).x
+    assert sigmoid_slope(m, y) == pytest.approx(best, rel=1e-2)
+    assert sigmoid_slope(m[:0], y[:0], 2.0) == 2.0
+    assert math.isfinite(sigmoid_slope(m, (m > 0).double()))
+
+
+def test_an_unknown_loss_is_refused():
+    with pytest.raises(InputError, match="use one of exponential, hinge, logistic, smooth_hinge"):
+        get_loss("squared")
