@@ -1,4 +1,7 @@
-"""Time of `import pal` beside `import torch`, each in fresh processes by turns. Run `python benchmarks/import_time.py`."""
+"""Time of `import pal` beside `import torch`, in fresh processes by turns.
+
+Run `python benchmarks/import_time.py`.
+"""
 
 import statistics
 import subprocess

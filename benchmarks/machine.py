@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pal  # noqa: F401 - before torch: it chooses how torch's threads wait
+
+# isort: split
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent

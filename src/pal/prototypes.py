@@ -318,5 +318,6 @@ def _leading(x: Tensor, rank: int) -> Tensor:
     """The rows of x (n, m) in the coordinates of its leading right singular vectors, (n, min(rank, m))."""
     if x.shape[1] <= rank:
         return x
-    _, vectors = torch.linalg.eigh(x.T @ x)  # deterministic, unlike a randomised SVD
-    return torch.mm(x, vectors[:, -rank:])
+    wide = x.double()
+    _, vectors = torch.linalg.eigh(wide.T @ wide)  # deterministic, unlike a randomised SVD; float32 may not converge
+    return torch.mm(x, vectors[:, -rank:].to(x))

@@ -61,8 +61,9 @@ def user_groups(tables: Tables, pooled: Prototypes, K: int, generator: torch.Gen
         piece = slice(low, low + (1 << 16))
         scores.index_add_(0, answers.user[piece], residual[piece, None] * features[answers.question[piece]])
     scores /= (tables.counts + 5.0)[:, None]
-    _, vectors = torch.linalg.eigh(scores.T @ scores)
-    return _k_means(scores @ vectors[:, -8:], K, generator)
+    wide = scores.double()
+    _, vectors = torch.linalg.eigh(wide.T @ wide)
+    return _k_means(scores @ vectors[:, -8:].float(), K, generator)
 
 
 def _k_means(x: Tensor, K: int, generator: torch.Generator, restarts: int = 8) -> Tensor:
