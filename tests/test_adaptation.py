@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -141,3 +143,140 @@ def test_bad_arguments_are_refused(change, says):
     }
     with pytest.raises(pal.InputError, match=says):
         solve_weights(**{**good, **change})
+
+
+def test_ties_alone_pull_to_where_margins_are_small():
+    m = torch.tensor([[4.0, 0.1, -4.0]]).repeat(30, 1)
+    found = solve_weights(m, torch.full((30,), 0.5), torch.zeros(30, dtype=torch.long), 1)
+    assert abs(float(found.weights[0] @ m[0].float())) < 0.2
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_a_soft_label_is_that_many_answers_of_each_kind(loss):
+    m, _, _ = problem(2, n=6, K=3)
+    soft = torch.tensor([0.25, 0.0, 1.0, 0.5, 0.75, 0.25], dtype=torch.float64)
+    one = torch.zeros(6, dtype=torch.long)
+    whole = solve_weights(m, soft, one, 1, loss=loss)
+    parts = solve_weights(
+        torch.cat([m, m]),
+        torch.cat([torch.ones(6), torch.zeros(6)]),
+        torch.cat([one, one]),
+        1,
+        loss=loss,
+        weight=torch.cat([soft, 1 - soft]),
+    )
+    torch.testing.assert_close(whole.weights, parts.weights, rtol=0, atol=1e-2)
+
+
+def test_the_order_of_answers_and_of_users_does_not_matter():
+    m, y, u = problem(7, n=90, users=11)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(90))
+    names = torch.from_numpy(np.random.default_rng(1).permutation(11))
+    one, two = solve_weights(m, y, u, 11), solve_weights(m[order], y[order], names[u[order]], 11)
+    torch.testing.assert_close(two.weights[names], one.weights, rtol=0, atol=1e-4)
+
+
+def test_blocks_of_users_are_solved_as_all_at_once(monkeypatch):
+    m, y, u = problem(8, n=300, K=5, users=40)
+    whole = solve_weights(m, y, u, 40)
+    monkeypatch.setattr(pal.adaptation, "_CELLS", 5 * 5 * 7)
+    cut = solve_weights(m, y, u, 40)
+    torch.testing.assert_close(cut.weights, whole.weights, rtol=0, atol=1e-4)
+
+
+def test_a_person_who_answered_ten_thousand_times_beside_people_who_did_once():
+    m, y, _ = problem(9, n=10_020, K=64)
+    u = torch.cat([torch.zeros(10_000), torch.arange(1, 21)]).long()
+    found = solve_weights(m, y, u, 21)
+    assert bool((found.gap <= TOLERANCE * 10_000).all())
+    assert bool((found.gap[1:] <= TOLERANCE * 65).all())
+
+
+def test_much_strength_stays_at_the_prior_and_little_leaves_it():
+    m, y, u = problem(4, n=30, K=3)
+    prior = torch.tensor([0.2, 0.5, 0.3])
+    close = solve_weights(m, y, u, 1, prior, strength=1e6).weights
+    torch.testing.assert_close(close, prior[None], rtol=0, atol=1e-3)
+    favourite = solve_weights(m, (m[:, 2] > 0).double(), u, 1, prior, strength=1e-3).weights
+    assert float(favourite[0, 2]) > 0.9
+
+
+# -- adapt ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def known():
+    data = pal.simulation.population("a", n_users=40, n_prototypes=3, dim=6, per_user=60, seed=2).data
+    parts = data.split(unseen_users=0.3, seed=0)
+    settings = {"n_prototypes": 3, "map": "linear", "max_steps": 300, "latent_dim": 6}
+    return {
+        partition: pal.fit(parts.train, parts.validation, pal.TrainConfig(partition=partition, **settings)).model
+        for partition in (False, True)
+    }, parts
+
+
+@pytest.mark.parametrize("partition", [False, True])
+def test_users_are_matched_by_id(known, partition):
+    models, parts = known
+    model, few = models[partition], parts.unseen
+    shuffled = few.take(np.random.default_rng(3).permutation(len(few)))
+    one, two = pal.adapt(model, few), pal.adapt(model, shuffled)
+    assert sorted(one.user_ids) == sorted(two.user_ids)
+    counts = dict(zip(few.comparisons.user_ids, few.comparisons.user_counts().tolist(), strict=True))
+    for user in one.user_ids:
+        i, j = one.row(user), two.row(user)
+        torch.testing.assert_close(one.weights[i], two.weights[j], rtol=0, atol=1e-3)
+        assert one.n_comparisons[i] == counts[user]
+    alone = few.take(few.comparisons.user == few.comparisons.user[0])
+    single = pal.adapt(model, alone)
+    assert single.user_ids.to_list() == [few.comparisons.user_ids[int(few.comparisons.user[0])]]
+    torch.testing.assert_close(single.weights[0], one.weights[one.row(single.user_ids[0])], rtol=0, atol=1e-3)
+
+
+def test_the_shared_part_stays_as_it_is(known):
+    models, parts = known
+    before = {name: tensor.clone() for name, tensor in models[False].state_dict().items()}
+    pal.adapt(models[False], parts.unseen)
+    assert all(torch.equal(models[False].state_dict()[name], tensor) for name, tensor in before.items())
+    assert set(models[False].user_ids).isdisjoint(pal.adapt(models[False], parts.unseen).user_ids)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_partition_takes_the_prototype_with_the_least_loss(known, weighted):
+    models, parts = known
+    model, few = models[True], parts.unseen
+    table = few.comparisons
+    weight = np.random.default_rng(0).uniform(0.1, 3, len(few)).astype(np.float32) if weighted else None
+    few = replace(few, comparisons=replace(table, weight=weight))
+    prior, strength = model.population.double().clamp(min=1e-9), 2.0
+    users = pal.adapt(model, few, strength=strength)
+    costs = torch.zeros(len(users), 3, dtype=torch.float64)
+    row = torch.from_numpy(users.rows(table.user_ids)[table.user])
+    c = torch.ones(len(few)).double() if weight is None else torch.from_numpy(weight).double()
+    for k in range(3):
+        at_k = replace(users, weights=torch.eye(3)[k].repeat(len(users), 1))
+        margin = model.with_users(at_k).margins(few).double()
+        cost = c * get_loss("logistic")(margin, torch.from_numpy(table.label).double())
+        costs[:, k] = torch.zeros(len(users)).double().index_add(0, row, cost) - strength * prior[k].log()
+    assert torch.equal(users.weights, torch.eye(3)[costs.argmin(1)])
+    assert bool((users.gap == 0).all())
+
+
+def test_prior_and_strength_can_be_given(known):
+    models, parts = known
+    prior = torch.tensor([0.8, 0.1, 0.1])
+    users = pal.adapt(models[False], parts.unseen, strength=1e7, prior=prior)
+    torch.testing.assert_close(users.weights, prior.expand(len(users), 3), rtol=0, atol=1e-3)
+
+
+def test_data_of_another_encoder_are_refused(known):
+    models, parts = known
+    with pytest.raises(pal.InputError, match="the model takes responses of dimension 6, found 3"):
+        pal.adapt(models[False], replace(parts.unseen, responses=parts.unseen.responses[:, :3]))
+
+
+def test_nobody_is_adapted_to_no_answers(known):
+    models, parts = known
+    users = pal.adapt(models[False], parts.unseen.take([]))
+    assert len(users) == 0
+    assert len(models[False].with_users(users).users) == len(models[False].users)

@@ -83,3 +83,31 @@ def test_the_slope_is_the_maximum_likelihood_one():
 def test_an_unknown_loss_is_refused():
     with pytest.raises(InputError, match="use one of exponential, hinge, logistic, smooth_hinge"):
         get_loss("squared")
+
+
+def test_a_weight_is_that_many_answers():
+    rng = np.random.default_rng(1)
+    m = torch.tensor(rng.normal(size=60))
+    y = torch.tensor(rng.choice([0.0, 0.3, 1.0], size=60))
+    times = torch.tensor(rng.integers(0, 4, size=60))
+    repeated = sigmoid_slope(m.repeat_interleave(times), y.repeat_interleave(times))
+    assert sigmoid_slope(m, y, weight=times.double()) == pytest.approx(repeated, rel=1e-6)
+
+
+def test_the_slope_is_scikit_learns_where_there_is_much_to_learn_from():
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(2)
+    m = rng.normal(size=3000)
+    y = (rng.random(3000) < 1 / (1 + np.exp(-0.4 * m))).astype(int)
+    reference = LogisticRegression(C=1e8, fit_intercept=False, tol=1e-10).fit(m[:, None], y).coef_[0, 0]
+    assert sigmoid_slope(torch.tensor(m), torch.tensor(y)) == pytest.approx(reference, rel=1e-2)
+
+
+@given(scale=st.floats(1e-6, 1e6), start=st.sampled_from([0.5, 1.0, 2.0]))
+def test_the_slope_is_positive_and_finite_for_margins_of_any_size(scale, start):
+    m = torch.tensor([-2.0, -1.0, 0.5, 1.0, 3.0]) * scale
+    for label in ([0.0, 0, 1, 1, 1], [1.0, 1, 0, 0, 0], [0.5] * 5, [0.0, 1, 0, 1, 0]):
+        slope = sigmoid_slope(m, torch.tensor(label), start)
+        assert math.isfinite(slope)
+        assert slope > 0

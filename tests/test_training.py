@@ -228,3 +228,125 @@ def test_a_number_that_is_not_finite_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(run_module.torch, "isfinite", lambda _: torch.tensor(False))
     with pytest.raises(pal.InputError, match=r"the loss became .* at step 0: use smaller learning rates"):
         train(parts.train, parts.validation, TrainConfig(**QUICK), 2)
+
+
+def test_users_who_are_not_in_the_new_comparisons_keep_their_weights():
+    data = tiny(600, users=12)
+    old, new = data.take(data.comparisons.user < 8), data.take(data.comparisons.user >= 8)
+    config = TrainConfig(n_prototypes=2, **QUICK)
+    first = pal.fit(old, config=config).model
+    before = [first.users.weights.clone(), *(p.clone() for p in first.state_dict().values())]
+    second = pal.fit(new, config=config, start=first).model
+    for user in first.user_ids:
+        assert torch.equal(second.users.weights[second.users.row(user)], first.users.weights[first.users.row(user)])
+    after = [first.users.weights, *first.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))  # the start is not changed
+
+
+def crowd_and_zealot(balance, validated_on_all):
+    """Forty people answer three times, one person of the opposite taste four hundred times."""
+    rng = np.random.default_rng(0)
+    user = np.r_[np.repeat(np.arange(40), 3), np.full(400, 40)]
+    left, right = rng.integers(0, 6, 520), rng.integers(6, 12, 520)
+    x = rng.normal(size=(12, 4)).astype(np.float32)
+    above = x[left, 0] > x[right, 0]
+    ids = [f"r{i}" for i in range(12)]
+    table = pal.Comparisons.from_columns(
+        user_id=[f"u{u}" for u in user],
+        left_id=[ids[i] for i in left],
+        right_id=[ids[i] for i in right],
+        label=np.where(user == 40, ~above, above).astype(float).tolist(),
+    )
+    data = pal.embed(table, embeddings=(ids, x))
+    config = TrainConfig(n_prototypes=1, map="linear", balance_users=balance, **{**QUICK, "max_steps": 200})
+    model = pal.fit(data, data if validated_on_all else data.take(np.arange(123)), config).model
+    return pal.evaluate(model, data.take(user < 40), bootstrap=0).accuracy
+
+
+def test_balanced_each_person_counts_once():
+    assert crowd_and_zealot(balance=True, validated_on_all=False) > 0.8
+    assert crowd_and_zealot(balance=False, validated_on_all=True) < 0.2
+
+
+def test_balanced_each_person_counts_once_in_validation_too():
+    assert crowd_and_zealot(balance=True, validated_on_all=True) > 0.8
+
+
+def test_bfloat16_learns_what_float32_does():
+    data = pal.simulation.population("a", n_users=30, n_prototypes=1, dim=6, per_user=60, seed=1).data
+    parts = parts_of(data)
+    settings = {"n_prototypes": 1, "map": "linear", "max_steps": 300}
+    half, whole = (
+        pal.fit(parts.train, parts.validation, TrainConfig(precision=precision, **settings)).model
+        for precision in ("bfloat16", "float32")
+    )
+    accuracies = [pal.evaluate(model, parts.test, bootstrap=0).accuracy for model in (half, whole)]
+    assert min(accuracies) > 0.93
+    assert all(p.dtype == torch.float32 for p in half.state_dict().values())
+
+
+@pytest.mark.parametrize("model", ["a", "b"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: tiny(1, users=1),
+        lambda d: tiny(2, users=1),
+        lambda d: tiny(60, users=1),
+        lambda d: tiny(40, users=40),
+        lambda d: tiny(80, ties=1.1),
+        lambda d: replace(d, responses=d.responses * 0),
+        lambda d: replace(d, prompts=d.prompts * 0),
+        lambda d: replace(d, responses=d.responses * np.float32(1e12)),
+        lambda d: replace(d, responses=d.responses * np.float32(1e-12)),
+        lambda d: replace(d, responses=d.responses.astype(np.float16), prompts=d.prompts.astype(np.float16)),
+        lambda d: replace(d, comparisons=replace(d.comparisons, label=np.ones(80, np.float32))),
+        lambda d: replace(d, comparisons=replace(d.comparisons, weight=(np.arange(80) < 9).astype(np.float32))),
+        lambda d: tiny(80, responses=2),
+    ],
+    ids=lambda _: "",
+)
+def test_strange_data_train_to_finite_predictions(model, change):
+    data = change(tiny(80))
+    fitted = pal.fit(data, config=TrainConfig(model=model, n_prototypes=3, **{**QUICK, "max_steps": 20})).model
+    assert np.isfinite(pal.predict(fitted, data)).all()
+    assert all(torch.isfinite(tensor).all() for tensor in fitted.state_dict().values())
+    assert torch.allclose(fitted.users.weights.sum(1), torch.ones(len(fitted.users)), atol=1e-4)
+
+
+def test_the_scale_of_embeddings_does_not_matter():
+    data = tiny(300)
+    config = TrainConfig(model="b", n_prototypes=2, **QUICK)
+    big = replace(data, responses=data.responses * 128, prompts=data.prompts * 128)  # a power of two: the same digits
+    one, two = (pal.predict(pal.fit(d, config=config).model, d) for d in (data, big))
+    np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
+
+
+def test_users_of_validation_are_matched_by_id():
+    parts = parts_of(tiny(400), unseen_users=0.0)
+    config = TrainConfig(n_prototypes=3, **QUICK)
+    plain = pal.fit(parts.train, parts.validation, config).model
+    table = parts.validation.comparisons
+    order = np.random.default_rng(0).permutation(len(table.user_ids))
+    renamed = replace(table, user=np.argsort(order)[table.user].astype(np.int32), user_ids=table.user_ids.gather(order))
+    again = pal.fit(parts.train, replace(parts.validation, comparisons=renamed), config).model
+    assert same(plain, again)
+
+
+def test_history_and_metrics_say_what_happened():
+    parts = parts_of(tiny(400))
+    result = pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=2, **QUICK))
+    assert result.history.columns == ["n_prototypes", "step", "seconds", "train_loss", "validation_log_loss", "lr"]
+    assert result.history["step"].max() <= QUICK["max_steps"]
+    assert set(result.history["n_prototypes"]) == {1, 2}
+    assert result.metrics["n_prototypes"] == 2
+    assert result.metrics["steps"] <= QUICK["max_steps"]
+    counts = dict(zip(result.model.user_ids, result.model.users.n_comparisons.tolist(), strict=True))
+    both = parts.train.comparisons.user_counts() + parts.validation.comparisons.user_counts()
+    expected = dict(zip(parts.train.comparisons.user_ids, both.tolist(), strict=True))
+    assert counts == {user: n for user, n in expected.items() if n}
+
+
+def test_progress_is_silent_where_stderr_is_no_terminal(capfd):
+    parts = parts_of(tiny())
+    pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=1, progress=True, **QUICK))
+    assert capfd.readouterr() == ("", "")

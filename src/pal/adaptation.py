@@ -28,6 +28,7 @@ __all__ = ["AdaptedUsers", "Solution", "adapt", "solve_weights"]
 
 TOLERANCE = 1e-4  # of the gap, relative to max(1, J)
 _CELLS = 4_000_000  # users x K x K at a time, so that any number of users fits
+_PRODUCTS = 200_000  # answers x pairs of prototypes at a time, so that any number of answers does
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,16 @@ class _Problem:
         """Sums over each user's answers: (B, ...) -> (n, ...)."""
         return torch.zeros(self.n, *values.shape[1:], dtype=torch.float64).index_add_(0, self.user, values)
 
+    def sum_of_products(self, scale: Tensor, pairs: Tensor) -> Tensor:
+        """Sums over each user's answers of scale m_k m_l for pairs (k, l) (2, m): (n, m)."""
+        total = torch.zeros(self.n, pairs.shape[1], dtype=torch.float64)
+        step = max(1, _PRODUCTS // pairs.shape[1])
+        for low in range(0, len(self.m), step):  # products of all answers at once would fill the memory
+            rows = slice(low, low + step)
+            m = self.m[rows]
+            total.index_add_(0, self.user[rows], scale[rows, None] * m[:, pairs[0]] * m[:, pairs[1]])
+        return total
+
     def margin(self, w: Tensor) -> Tensor:
         return (self.m * w[self.user]).sum(1)
 
@@ -282,7 +293,7 @@ def _newton(problem: _Problem, loss: Loss, start: Tensor, tolerance: float = TOL
             p, w, value, grad, active = p.take(go_on), w[keep], value[keep], grad[keep], active[keep]
             first, second = loss.derivatives(p.margin(w), p.y)
         # Newton in the scaled variable v = d / w: the barrier's Hessian becomes diag(strength prior)
-        flat = p.sum((p.c * second)[:, None] * p.m[:, upper[0]] * p.m[:, upper[1]])
+        flat = p.sum_of_products(p.c * second, upper)
         hessian = torch.zeros(p.n, K, K, dtype=torch.float64)
         hessian[:, upper[0], upper[1]] = flat
         hessian[:, upper[1], upper[0]] = flat

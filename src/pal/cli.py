@@ -1,32 +1,30 @@
 """The `pal` command: parse, call, print."""
 
 import hashlib
-import json
 import shutil
 import sys
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import polars as pl
 import typer
-from rich.console import Console
 from rich.table import Table
 
 import pal
 from pal import baselines, simulation
+from pal._printing import plain, print_fit, print_json, print_metrics, print_shots, print_table, say, warn
 from pal._tables.files import write_frame
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError, PALError
 from pal.model import RewardModel
 from pal.report import write_report
+from pal.saving import check_replaceable
 from pal.summary import summarise
 from pal.training import TrainConfig
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -103,10 +101,10 @@ def demo(
     )
     write_report(model_dir, out)
     if as_json:
-        _print_json({**record, "model": str(model_dir), "report": str(out)})
+        print_json({**record, "model": str(model_dir), "report": str(out)})
     else:
-        _print_fit(record)
-        _say(f"The model is in {model_dir}, the report in {out}.")
+        print_fit(record)
+        say(f"The model is in {model_dir}, the report in {out}.")
 
 
 @app.command()
@@ -154,10 +152,10 @@ def fit(
     split = {"unseen_users": unseen_users, "test": test, "validation": validation, "by": by}
     record = _fit(source.load(), str(data), out, config, split, start)
     if as_json:
-        _print_json(record)
+        print_json(record)
     else:
-        _print_fit(record)
-        _say(f"The model is in {out}; 'pal report {out}' draws it.")
+        print_fit(record)
+        say(f"The model is in {out}; 'pal report {out}' draws it.")
 
 
 def _fit(
@@ -168,6 +166,7 @@ def _fit(
     split: dict[str, Any] | None = None,
     start: str | None = None,
 ) -> dict[str, Any]:
+    check_replaceable(out)
     parts = data.split(**(split or {}), seed=config.seed)
     if not len(parts.test):
         raise InputError(f"{source}: no test answers: people need more of them, or --test a larger share")
@@ -203,6 +202,9 @@ def evaluate(
 
     Example: pal evaluate model new-answers.parquet --shots 0,5,20 --json
     """
+    wanted = _numbers(shots)
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds}: give at least 1")
     model = RewardModel.from_pretrained(model_dir)
     embedded = _Source.for_model(model, data, embeddings, images).load()
     rows = model.users.rows(embedded.comparisons.user_ids)[embedded.comparisons.user]
@@ -211,20 +213,20 @@ def evaluate(
     curve = None
     if len(unseen):
         try:
-            curve = pal.shot_curve(model, unseen, shots=_numbers(shots), seeds=seeds)
+            curve = pal.shot_curve(model, unseen, shots=wanted, seeds=seeds)
         except InputError as error:
-            _warn(str(error))
+            warn(str(error))
     if as_json:
-        _print_json(
+        print_json(
             {"seen": None if metrics is None else metrics.to_dict(), "shots": [] if curve is None else curve.to_dicts()}
         )
         return
     if metrics is None:
-        _say("The model knows none of these people.")
+        say("The model knows none of these people.")
     else:
-        _print_metrics({"this model": metrics.to_dict()}, f"{metrics.n_users} people the model knows")
+        print_metrics({"this model": metrics.to_dict()}, f"{metrics.n_users} people the model knows")
     if curve is not None:
-        _print_shots(curve.to_dicts())
+        print_shots(curve.to_dicts())
 
 
 @app.command()
@@ -255,9 +257,9 @@ def adapt(
     added = 0 if users is None else len(users)
     if as_json:
         gaps = [] if users is None else users.gap.tolist()
-        _print_json({"added": added, "removed": len(remove or []), "n_users": len(model.users), "gap": gaps})
+        print_json({"added": added, "removed": len(remove or []), "n_users": len(model.users), "gap": gaps})
     else:
-        _say(f"{added} people added, {len(remove or [])} taken out; {target} knows {len(model.users)}.")
+        say(f"{added} people added, {len(remove or [])} taken out; {target} knows {len(model.users)}.")
 
 
 @app.command()
@@ -277,12 +279,12 @@ def rank(
     rewards = model.reward(who, prompt=prompt, responses=responses)
     order = sorted(range(len(responses)), key=lambda i: -float(rewards[i]))
     if as_json:
-        _print_json([{"response": responses[i], "reward": float(rewards[i])} for i in order])
+        print_json([{"response": responses[i], "reward": float(rewards[i])} for i in order])
         return
     table = Table("", "reward", "response")
     for place, i in enumerate(order, 1):
-        table.add_row(str(place), f"{rewards[i]:+.3f}", _plain(responses[i]))
-    Console().print(table)
+        table.add_row(str(place), f"{rewards[i]:+.3f}", plain(responses[i]))
+    print_table(table)
 
 
 @app.command()
@@ -306,9 +308,9 @@ def score(
     )
     write_frame(frame, out)
     if as_json:
-        _print_json({"rows": len(frame), "out": str(out)})
+        print_json({"rows": len(frame), "out": str(out)})
     else:
-        _say(f"{len(frame)} rows in {out}.")
+        say(f"{len(frame)} rows in {out}.")
 
 
 @app.command()
@@ -337,7 +339,7 @@ def compare(
         embedded, names, TrainConfig(n_prototypes=_prototypes(prototypes)), seeds, unseen_users, _numbers(shots)
     )
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     curve = [key for key in rows[0] if key.startswith("shots_")]
     table = Table(
@@ -352,8 +354,8 @@ def compare(
             *("" if row[k] is None else f"{row[k]:.3f}" for k in curve),
             f"{row['seconds']:.1f}",
         )
-    Console().print(table)
-    _say(f"Means over {seeds} splits, test answers of people seen in training; shots: people not seen, by user.")
+    print_table(table)
+    say(f"Means over {seeds} splits, test answers of people seen in training; shots: people not seen, by user.")
 
 
 @app.command(name="report")
@@ -368,9 +370,9 @@ def report_command(
     """
     write_report(model_dir, out)
     if as_json:
-        _print_json({"out": str(out)})
+        print_json({"out": str(out)})
     else:
-        _say(f"The report is in {out}.")
+        say(f"The report is in {out}.")
 
 
 @app.command()
@@ -393,65 +395,9 @@ def simulate(
     population = simulation.population(model, users, prototypes, dim, per_user, kind, seed, noise=noise)
     files = simulation.write(population, out)
     if as_json:
-        _print_json({"comparisons": len(population), "files": [str(f) for f in files]})
+        print_json({"comparisons": len(population), "files": [str(f) for f in files]})
     else:
-        _say(f"{len(population)} comparisons in {files[0]}, vectors in {files[1]}, the truth in {files[2]}.")
-
-
-# -- printing ------------------------------------------------------------------------------------------------------
-
-
-def _print_fit(record: dict[str, Any]) -> None:
-    data = record["data"]
-    _say(
-        f"{data['source']}: {data['n_comparisons']} answers of {data['n_users']} people"
-        f" ({data['n_unseen_users']} of them kept apart as new)."
-    )
-    _print_metrics(record["models"], "test answers of people seen in training")
-    if record["shots"]:
-        _print_shots(record["shots"])
-    _say(record["verdict"])
-
-
-def _print_metrics(models: dict[str, dict[str, Any]], title: str) -> None:
-    table = Table("model", "accuracy", "by user", "balanced", "worst tenth", "log-loss", "ECE", title=title)
-    for name, row in models.items():
-        low, high = row["interval"].get("accuracy_by_user", (None, None))
-        by_user = _number(row["accuracy_by_user"]) + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
-        rest = [_number(row[key]) for key in ("balanced_accuracy", "worst_tenth", "log_loss", "ece")]
-        table.add_row(name, _number(row["accuracy"]), by_user, *rest)
-    Console().print(table)
-
-
-def _print_shots(rows: Iterable[dict[str, Any]]) -> None:
-    rows = list(rows)
-    table = Table("answers given", "accuracy by user", "log-loss", title=f"{rows[0]['n_users']} new people")
-    for row in rows:
-        low, high = _number(row["accuracy_by_user_low"]), _number(row["accuracy_by_user_high"])
-        table.add_row(
-            str(row["shots"]), f"{_number(row['accuracy_by_user'])} [{low}, {high}]", _number(row["log_loss"])
-        )
-    Console().print(table)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
-def _say(text: str) -> None:
-    print(text)  # noqa: T201 - this is the command
-
-
-def _warn(text: str) -> None:
-    print(f"pal: {text}", file=sys.stderr)  # noqa: T201 - this is the command
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))  # noqa: T201 - this is the command
+        say(f"{len(population)} comparisons in {files[0]}, vectors in {files[1]}, the truth in {files[2]}.")
 
 
 # -- parsing -------------------------------------------------------------------------------------------------------
@@ -495,22 +441,25 @@ def _user_id(model: RewardModel, text: str) -> str | int:
 
 def main() -> NoReturn:
     """Runs the command; bad input gives one line on stderr and exit code 2."""
-    warnings.showwarning = lambda message, *_, **__: _warn(f"warning: {' '.join(str(message).split())}")
+    warnings.showwarning = lambda message, *_, **__: warn(f"warning: {' '.join(str(message).split())}")
     try:
-        code = app(standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except PALError as error:
-        _warn(" ".join(str(error).split()))
+        warn(" ".join(str(error).split()))
         code = 2
     except typer.Exit as error:
         code = error.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        _warn("stopped")
+        warn("stopped")
         code = 130
     except BrokenPipeError:
         code = 0
+    except OSError as error:  # a folder that may not be written, a full disk
+        warn(f"{error.filename or 'file'}: {error.strerror or error}")
+        code = 2
     except Exception as error:  # typer's usage errors share no public base class
         if not hasattr(error, "format_message"):
             raise
-        _warn(f"{error.format_message()} See 'pal --help'.")
+        warn(f"{error.format_message()} See 'pal --help'.")
         code = 2
     sys.exit(code if isinstance(code, int) else 0)

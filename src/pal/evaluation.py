@@ -169,14 +169,11 @@ def _from_sums(sums: dict[str, Array], counts: Array) -> dict[str, Array]:
         n_users = sorted_counts.sum(1)
         before = np.cumsum(sorted_counts, axis=1) - sorted_counts
         worst = np.clip(np.maximum(1.0, np.ceil(n_users / 10))[:, None] - before, 0, sorted_counts)
+        sides = np.stack([total["left_right"] / total["left"], total["other_right"] / total["other"]])
         return {
             "accuracy": total["right"] / total["decided"],
             "accuracy_by_user": (counts @ np.where(has, own, 0)) / n_users,
-            "balanced_accuracy": np.nanmean(
-                [total["left_right"] / total["left"], total["other_right"] / total["other"]], axis=0
-            )
-            if (total["left"] + total["other"]).any()
-            else np.full(len(counts), np.nan),
+            "balanced_accuracy": np.nansum(sides, axis=0) / (~np.isnan(sides)).sum(0),
             "worst_tenth": (worst @ own[order]) / worst.sum(1),
             "log_loss": total["log_loss"] / total["n"],
             "brier": total["brier"] / total["n"],

@@ -82,8 +82,16 @@ class ModelConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} must be a whole number of at least 1, found {value!r}")
-        if not 0 <= self.dropout < 1:
+        if self.map not in ("linear", "mlp"):
+            raise InputError(f"map={self.map!r} is not known: use 'mlp' or 'linear'")
+        if isinstance(self.prompt_dim, bool) or not isinstance(self.prompt_dim, int) or self.prompt_dim < 0:
+            raise InputError(f"prompt_dim must be a whole number of at least 0, found {self.prompt_dim!r}")
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
             raise InputError(f"dropout must be at least 0 and below 1, found {self.dropout!r}")
+        for name in ("slope", "strength"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise InputError(f"{name} must be a positive number, found {value!r}")
         if self.model == "b" and not self.prompt_dim:
             raise InputError("model 'b' needs prompts: give the comparisons a column 'prompt', or use model='a'")
         get_loss(self.loss)
@@ -169,6 +177,7 @@ class RewardModel(nn.Module):
             (B, K), up to a constant per prompt; a user's reward is its dot product with the user's weights.
         """
         self._check_embeddings(prompts, responses)
+        self.eval()
         return self.prototypes.rewards(prompts, responses)
 
     @torch.no_grad()
@@ -176,6 +185,7 @@ class RewardModel(nn.Module):
         """reward(left) - reward(right), shape (B,), of embeddings (B, D) for user weights (B, K)."""
         self._check_embeddings(prompts, left)
         self._check_embeddings(prompts, right)
+        self.eval()
         reward = self.prototypes.reward
         return reward(prompts, left, weights) - reward(prompts, right, weights)
 
@@ -271,8 +281,12 @@ class RewardModel(nn.Module):
     def user_weights(self, user_id: str | int | None, weights: Any = None) -> tuple[Tensor, float]:
         """Weights (K,) and reliability of one user, or the given weights; the population's for None."""
         if weights is not None:
-            given = torch.as_tensor(np.asarray(weights), dtype=torch.float32)
-            if given.shape != (self.n_prototypes,) or bool((given < 0).any()) or abs(float(given.sum()) - 1) > 1e-4:
+            try:
+                given = torch.as_tensor(np.asarray(weights, dtype=np.float32))
+            except (TypeError, ValueError):
+                given = torch.zeros(0)
+            fits = given.shape == (self.n_prototypes,)
+            if not fits or not bool((given >= 0).all()) or not abs(float(given.sum()) - 1) <= 1e-4:
                 raise InputError(
                     f"weights must be {self.n_prototypes} numbers of at least 0 that sum to 1, found {weights!r}"
                 )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pal.errors import SavedModelError
 
-__all__ = ["FORMAT", "read_folder", "write_folder"]
+__all__ = ["FORMAT", "check_replaceable", "read_folder", "write_folder"]
 
 FORMAT = "pal-model-1"
 FILES = ("config.json", "model.safetensors", "users.parquet", "metrics.json", "README.md")
@@ -34,11 +34,7 @@ def write_folder(
         SavedModelError: the path is a file, or a folder that holds something else than a model.
     """
     folder = folder.absolute()
-    if folder.exists():
-        odd = [] if not folder.is_dir() else sorted(p.name for p in folder.iterdir() if p.name not in FILES)
-        if not folder.is_dir() or odd:
-            found = f"it holds {odd[0]!r}" if odd else "it is a file"
-            raise SavedModelError(f"{folder}: not replaced by a model, since {found}: choose another folder")
+    check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -65,6 +61,19 @@ def write_folder(
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+def check_replaceable(folder: Path) -> None:
+    """Whether a model may be written here; asked before long work, so that it is not lost.
+
+    Raises:
+        SavedModelError: the path is a file, or a folder that holds something else than a model.
+    """
+    if folder.exists():
+        odd = [] if not folder.is_dir() else sorted(p.name for p in folder.iterdir() if p.name not in FILES)
+        if not folder.is_dir() or odd:
+            found = f"it holds {odd[0]!r}" if odd else "it is a file"
+            raise SavedModelError(f"{folder}: not replaced by a model, since {found}: choose another folder")
+
+
 def read_folder(
     name: str | Path,
 ) -> tuple[dict[str, Any], dict[str, Tensor], pl.DataFrame, dict[str, Any]]:
@@ -84,8 +93,11 @@ def read_folder(
     head = _json(folder / "config.json")
     if head.get("format") != FORMAT or not isinstance(head.get("config"), dict):
         raise SavedModelError(f"{folder / 'config.json'}: format {head.get('format')!r}, expected {FORMAT!r}")
+    hashes = head.get("sha256")
+    if not isinstance(hashes, dict):
+        raise SavedModelError(f"{folder / 'config.json'}: no table 'sha256' of the files it was written with")
     for file in ("model.safetensors", "users.parquet"):
-        if (head.get("sha256") or {}).get(file) != _sha256(folder / file):
+        if hashes.get(file) != _sha256(folder / file):
             raise SavedModelError(
                 f"{folder / file}: not the file that config.json was written with (truncated or changed): copy it anew"
             )

@@ -71,9 +71,19 @@ def fit(
     tables = tabulated(train_data, validation, config)
     folder = None if checkpoint is None else Path(checkpoint)
 
-    def stage(k: int, begin: RewardModel | None) -> TrainResult:
-        path = None if folder is None else folder / f"prototypes-{k}.safetensors"
+    def stage(k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
+        path = None if folder is None else folder / f"prototypes-{k}{kind}.safetensors"
         return train(train_data, validation, config, k, begin, path, tables)
+
+    def grown(k: int, pooled: TrainResult) -> TrainResult:
+        if config.init == "random":
+            return stage(k, None)
+        result = stage(k, pooled.model)
+        gain, error = _gain(pooled, result, validation.comparisons.user)
+        if gain > error:
+            return result
+        # few people may show no direction to grow in: try once from nowhere before saying that there is none
+        return min(result, stage(k, None, "-random"), key=lambda r: float(r.validation_loss.mean()))
 
     if start is not None:
         results = {start.n_prototypes: stage(start.n_prototypes, start)}
@@ -89,7 +99,7 @@ def fit(
         for k in wanted:
             if k == 1:
                 continue
-            results[k] = stage(k, results[1].model if config.init == "grow" else None)
+            results[k] = grown(k, results[1])
             if config.n_prototypes == "auto":
                 best = min(r.validation_loss.mean() for j, r in results.items() if j != k)
                 failures = 0 if results[k].validation_loss.mean() < best else failures + 1
@@ -111,10 +121,7 @@ def _compare(results: dict[int, TrainResult], user: Any) -> pl.DataFrame:
     base = results.get(1)
     rows = []
     for k, result in sorted(results.items()):
-        gain = se = 0.0
-        if base is not None and k != 1 and len(user):
-            difference = (base.validation_loss - result.validation_loss).double().numpy()
-            gain, se = float(difference.mean()), _clustered_error(difference, user)
+        gain, se = (0.0, 0.0) if base is None or k == 1 else _gain(base, result, user)
         rows.append(
             {
                 "n_prototypes": k,
@@ -128,6 +135,14 @@ def _compare(results: dict[int, TrainResult], user: Any) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def _gain(pooled: TrainResult, result: TrainResult, user: Any) -> tuple[float, float]:
+    """How much lower the log-loss is than the pooled model's, and the standard error of that over users."""
+    if not len(user):
+        return 0.0, 0.0
+    difference = (pooled.validation_loss - result.validation_loss).double().numpy()
+    return float(difference.mean()), _clustered_error(difference, user)
+
+
 def _clustered_error(values: Any, user: Any) -> float:
     """Standard error of the mean of values (n,) whose errors go together within users (n,)."""
     centred = values - values.mean()
@@ -136,8 +151,8 @@ def _clustered_error(values: Any, user: Any) -> float:
 
 
 def _choose(table: pl.DataFrame, asked: Any) -> int:
-    """The number of prototypes with the least validation loss; one, unless the gain over pooled is more than noise."""
+    """The number of prototypes with the least validation loss; one, unless that gains two standard errors on pooled."""
     wanted = table if asked == "auto" else table.filter(pl.col("n_prototypes").is_in(list(asked)))
     best = wanted.sort("validation_log_loss").row(0, named=True)
     has_one = 1 in wanted["n_prototypes"].to_list()
-    return 1 if has_one and best["gain"] <= best["gain_se"] else int(best["n_prototypes"])
+    return 1 if has_one and best["gain"] <= 2 * best["gain_se"] else int(best["n_prototypes"])

@@ -18,7 +18,7 @@ from pal._training.run import Run
 from pal._training.tables import Tables
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
-from pal.model import ModelConfig, RewardModel
+from pal.model import ModelConfig, RewardModel, check_data
 
 __all__ = ["TrainConfig", "TrainResult", "model_config", "tabulated", "train"]
 
@@ -67,6 +67,7 @@ def train(
     shape = model_config(data, config, n_prototypes)
     if start is not None:
         shape = _shape_of_start(shape, start, n_prototypes)
+        check_data(shape, data)
     tables = tables or Tables.of(data, validation, shape, config)
     run = Run(tables, shape, config, start)
     run.train(checkpoint)

@@ -59,7 +59,16 @@ class UserWeights:
         return cls(ids, torch.zeros(0, n_prototypes), empty.long(), empty)
 
     def rows(self, ids: pl.Series) -> npt.NDArray[np.int64]:
-        """Row of each id (n,), -1 for unseen users."""
+        """Row of each id (n,), -1 for unseen users.
+
+        Raises:
+            InputError: ids of another type than the table's: nobody would be found.
+        """
+        if len(ids) and len(self) and ids.dtype != self.ids.dtype:
+            raise InputError(
+                f"user ids are {ids.dtype} here and {self.ids.dtype} in the model: read them as the same type "
+                "(csv ids are always strings)"
+            )
         return rows_of(ids, self.ids)
 
     def row(self, user_id: str | int) -> int:
@@ -69,7 +78,7 @@ class UserWeights:
             UnknownUserError: the user is unseen.
         """
         known = isinstance(user_id, int) == (self.ids.dtype == pl.Int64)
-        row = int(self.rows(pl.Series([user_id]))[0]) if known and not isinstance(user_id, bool) else -1
+        row = int(rows_of(pl.Series([user_id]), self.ids)[0]) if known and not isinstance(user_id, bool) else -1
         if row < 0:
             raise UnknownUserError(
                 f"user {user_id!r} is unseen: call pal.adapt with some of their comparisons, or pass weights="
@@ -126,9 +135,18 @@ class UserWeights:
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame, n_prototypes: int) -> "UserWeights":
-        """The users of `to_frame`."""
+        """The users of `to_frame`.
+
+        Raises:
+            InputError: ids that are not unique strings or integers, weights that are not on the simplex.
+        """
+        ids = frame["user_id"]
+        if ids.dtype not in (pl.String, pl.Int64) or ids.null_count() or ids.n_unique() != len(ids):
+            raise InputError("user_id must be unique strings or integers")
         weights = frame["weights"].cast(pl.Array(pl.Float32, n_prototypes)).to_numpy()
         n = len(frame)
+        if n and not bool((weights >= 0).all() and (abs(weights.sum(1) - 1) < 1e-3).all()):
+            raise InputError("weights must be at least 0 and sum to 1")
         reliability = (
             torch.from_numpy(frame["reliability"].to_numpy().copy())
             if "reliability" in frame.columns

@@ -81,14 +81,21 @@ class Tables:
             return questions.to(device), answers.to(device)
 
         questions, answers = side(data, user)
-        if config.balance_users:
-            counts = torch.bincount(answers.user)
-            each = (len(answers) / len(counts) / counts.float())[answers.user]
-            answers = replace(answers, weight=each if answers.weight is None else each * answers.weight)
         found = rows_of(validation.comparisons.user_ids, ids)
         found = np.where(found < 0, len(ids), found)
         val_questions, val_answers = side(validation, found[validation.comparisons.user])
+        if config.balance_users:
+            answers, val_answers = _balanced(answers), _balanced(val_answers)
         return cls(ids, questions, answers, val_questions, val_answers, data.comparisons.sided)
+
+
+def _balanced(answers: Answers) -> Answers:
+    """The answers weighted so that each user counts once; the weights have a mean of one."""
+    if not len(answers):
+        return answers
+    counts = torch.bincount(answers.user)
+    each = (len(answers) / counts.count_nonzero() / counts.float())[answers.user]
+    return replace(answers, weight=each if answers.weight is None else each * answers.weight)
 
 
 def pick_device(name: str) -> torch.device:

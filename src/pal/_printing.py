@@ -1,0 +1,84 @@
+"""What the `pal` command prints: tables and sentences on stdout, warnings and errors on stderr."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["plain", "print_fit", "print_json", "print_metrics", "print_shots", "print_table", "say", "warn"]
+
+
+def print_fit(record: dict[str, Any]) -> None:
+    """What a fit came to: data, PAL beside the baselines, new people, the verdict."""
+    data = record["data"]
+    say(
+        f"{data['source']}: {data['n_comparisons']} answers of {data['n_users']} people"
+        f" ({data['n_unseen_users']} of them kept apart as new)."
+    )
+    print_metrics(record["models"], "test answers of people seen in training")
+    if record["shots"]:
+        print_shots(record["shots"])
+    say(record["verdict"])
+
+
+def print_metrics(models: dict[str, dict[str, Any]], title: str) -> None:
+    """A row of measures for each model."""
+    table = Table("model", "accuracy", "by user", "balanced", "worst tenth", "log-loss", "ECE", title=title)
+    for name, row in models.items():
+        low, high = row["interval"].get("accuracy_by_user", (None, None))
+        by_user = number(row["accuracy_by_user"]) + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+        rest = [number(row[key]) for key in ("balanced_accuracy", "worst_tenth", "log_loss", "ece")]
+        table.add_row(name, number(row["accuracy"]), by_user, *rest)
+    print_table(table)
+
+
+def print_shots(rows: Iterable[dict[str, Any]]) -> None:
+    """A row for each number of answers that new people gave."""
+    rows = list(rows)
+    table = Table("answers given", "accuracy by user", "log-loss", title=f"{rows[0]['n_users']} new people")
+    for row in rows:
+        low, high = number(row["accuracy_by_user_low"]), number(row["accuracy_by_user_high"])
+        table.add_row(str(row["shots"]), f"{number(row['accuracy_by_user'])} [{low}, {high}]", number(row["log_loss"]))
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """A table on stdout; in a file or a pipe it has room for all its columns."""
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or a dash where there was nothing to measure."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def plain(text: str) -> str:
+    """Text that rich does not take for markup."""
+    return text.replace("[", r"\[")
+
+
+def say(text: str) -> None:
+    """A sentence on stdout."""
+    print(text)  # noqa: T201 - this is the command
+
+
+def warn(text: str) -> None:
+    """A line on stderr."""
+    print(f"pal: {text}", file=sys.stderr)  # noqa: T201 - this is the command
+
+
+def print_json(value: Any) -> None:
+    """JSON alone on stdout; what could not be measured is null."""
+    print(json.dumps(_without_nan(value), ensure_ascii=False, allow_nan=False))  # noqa: T201 - this is the command
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

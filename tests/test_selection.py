@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+import pal
+from pal.errors import InputError
+from pal.selection import CANDIDATES
+from pal.testing import tiny
+
+
+def settings(**values):
+    return pal.TrainConfig(**{"max_steps": 60, "latent_dim": 4, **values})
+
+
+def parts_of(kind="partition", seed=0, users=20, per_user=20, **values):
+    population = pal.simulation.population("a", users, 3, 4, per_user, kind, seed, **values)
+    return population.data.split(unseen_users=0.0, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def town():
+    return parts_of(users=30, per_user=60)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_kind_of_people_needs_one_prototype(seed):
+    parts = parts_of("homogeneous", seed, users=40, per_user=50, noise=0.3)
+    result = pal.fit(parts.train, parts.validation, pal.TrainConfig(n_prototypes="auto", max_steps=300, seed=seed))
+    assert result.model.n_prototypes == 1
+    assert result.model is result.pooled
+    tried = result.table["n_prototypes"].to_list()
+    assert tried == list(CANDIDATES[: len(tried)])
+    assert result.table.filter("chosen")["n_prototypes"].to_list() == [1]
+
+
+def test_several_kinds_of_people_need_several(town):
+    result = pal.fit(town.train, town.validation, settings(n_prototypes="auto", map="linear", max_steps=300))
+    assert result.model.n_prototypes > 1
+    chosen = result.table.filter("chosen").row(0, named=True)
+    assert chosen["n_prototypes"] == result.model.n_prototypes
+    assert chosen["gain"] > chosen["gain_se"] > 0
+    assert chosen["validation_log_loss"] == min(result.table["validation_log_loss"])
+    by_user = pal.evaluate(result.model, town.test).accuracy_by_user
+    assert by_user > pal.evaluate(result.pooled, town.test).accuracy_by_user + 0.05
+    first = result.table.row(0, named=True)
+    assert (first["n_prototypes"], first["gain"], first["gain_se"]) == (1, 0, 0)
+
+
+def test_a_choice_among_some():
+    parts = parts_of()
+    result = pal.fit(parts.train, parts.validation, settings(n_prototypes=(3, 2, 3)))
+    assert sorted(result.models) == [1, 2, 3]  # the pooled model is the start of the others
+    assert result.table["n_prototypes"].to_list() == [1, 2, 3]
+    assert result.model.n_prototypes in (2, 3)
+    assert result.model is result.models[result.model.n_prototypes]
+    assert result.history["n_prototypes"].unique().sort().to_list() == [1, 2, 3]
+    assert result.history["validation_log_loss"].is_finite().all()
+
+
+def test_a_number_is_kept_whatever_validation_says():
+    parts = parts_of("homogeneous")
+    for init in ("grow", "random"):
+        result = pal.fit(parts.train, parts.validation, settings(n_prototypes=2, init=init))
+        assert result.model.n_prototypes == 2
+        assert (result.pooled is None) == (init == "random")
+    assert pal.fit(parts.train, parts.validation, settings(n_prototypes=1)).model.n_prototypes == 1
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_without_validation_a_tenth_is_held_out(empty):
+    data = parts_of().train
+    nothing = data.take(np.array([], dtype=int)) if empty else None
+    result = pal.fit(data, nothing, settings(n_prototypes=(1, 2)))
+    assert result.table["validation_log_loss"].is_finite().all()
+    assert set(result.model.user_ids) == set(data.comparisons.user_ids)
+
+
+def test_seeds_reproduce():
+    parts = parts_of()
+    same = [pal.fit(parts.train, parts.validation, settings(n_prototypes=2, seed=s)).model for s in (3, 3, 4)]
+    predictions = [pal.predict(model, parts.test) for model in same]
+    np.testing.assert_array_equal(predictions[0], predictions[1])
+    assert not np.array_equal(predictions[0], predictions[2])
+
+
+def test_going_on_from_a_model_keeps_people_and_prototypes():
+    parts = parts_of()
+    users = parts.train.comparisons.user
+    early, late = parts.train.take(users < 14), parts.train.take(users >= 10)
+    first = pal.fit(early, None, settings(n_prototypes=3)).model
+    before = pal.predict(first, parts.test)
+    result = pal.fit(late, None, settings(n_prototypes="auto"), start=first)
+    assert result.model.n_prototypes == 3
+    assert list(result.models) == [3]
+    assert set(result.model.user_ids) == set(parts.train.comparisons.user_ids)
+    np.testing.assert_array_equal(pal.predict(first, parts.test), before)  # the start is not changed
+
+
+def test_what_cannot_be_fitted():
+    data = tiny()
+    for bad in ((), (0,), "many", 0, True, (1, 2.5)):
+        with pytest.raises(InputError, match="n_prototypes"):
+            pal.TrainConfig(n_prototypes=bad)
+    with pytest.raises(InputError):
+        pal.fit(data.take(np.array([], dtype=int)), None, settings(n_prototypes=1))
+
+
+def test_a_start_on_other_embeddings_is_refused():
+    start = pal.fit(tiny(), None, settings(n_prototypes=2)).model
+    with pytest.raises(InputError, match="dimension"):
+        pal.fit(tiny(dim=9), None, settings(), start=start)
