@@ -31,7 +31,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "commit": commit or None,
         "date": datetime.now(UTC).date().isoformat(),
-        "command": " ".join(["python", str(Path(sys.argv[0])), *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
 
 
