@@ -137,6 +137,8 @@ class Run:
         self.batch = min(n_answers, config.batch_size or min(8192, max(256, n_answers // 100)))
         a_pass = math.ceil(n_answers / self.batch)
         self.eval_every = config.eval_every or min(25, max(8, a_pass))
+        # a pass over questions is short and smooth: a quarter of the patience serves the pooled model as well
+        self.patience = config.patience if self.learns_users else max(3, config.patience // 4)
         self.max_steps = config.max_steps if config.max_epochs is None else config.max_epochs * a_pass
 
     def mean_weights(self) -> Tensor:
@@ -244,7 +246,7 @@ class Run:
             state.mark, state.bad = loss, 0
         else:
             state.bad += 1
-        if state.bad >= config.patience:
+        if state.bad >= self.patience:
             state.bad, state.drops = 0, state.drops + 1
             self._restore(self.best)
             self.users.lr *= 0.2
