@@ -22,6 +22,7 @@ from pal.errors import InputError
 from pal.losses import Loss, get_loss, smoothed_hinge
 from pal.model import RewardModel
 from pal.prototypes import Terms
+from pal.questions import Answers
 from pal.users import UserWeights
 
 __all__ = ["AdaptedUsers", "Solution", "adapt", "solve_weights"]
@@ -86,10 +87,7 @@ def adapt(
     solution = fit_weights(
         model,
         model.terms(questions),
-        question,
-        torch.from_numpy(user.astype(np.int64)),
-        torch.from_numpy(table.label.copy()),
-        weight,
+        Answers(torch.from_numpy(user.astype(np.int64)), question, torch.from_numpy(table.label.copy()), weight),
         len(present),
         model.config.strength if strength is None else strength,
         model.population if prior is None else prior,
@@ -101,10 +99,7 @@ def adapt(
 def fit_weights(
     model: RewardModel,
     terms: Terms,
-    question: Tensor,
-    user: Tensor,
-    label: Tensor,
-    weight: Tensor | None,
+    answers: Answers,
     n_users: int,
     strength: float,
     prior: Tensor,
@@ -112,12 +107,9 @@ def fit_weights(
     """Weights of users for the terms of a frozen model, by the solver that its variant allows.
 
     Args:
-        model: the model; its loss, its calibrated side bias and its variant count.
+        model: the model; its loss and its variant count.
         terms: of the questions.
-        question: (B,) rows of the terms.
-        user: (B,) in [0, n_users).
-        label: (B,).
-        weight: (B,) or None.
+        answers: B answers of users in [0, n_users) to questions that are rows of the terms.
         n_users: U.
         strength: of the prior.
         prior: (K,).
@@ -126,11 +118,11 @@ def fit_weights(
         return Solution(torch.ones(n_users, 1), torch.zeros(n_users, dtype=torch.float64))
     loss = model.config.loss
     if model.config.partition:
-        return _best_prototype(model, terms, question, user, label, weight, n_users, strength, prior)
+        return _best_prototype(model, terms, answers, n_users, strength, prior)
     if terms.margins is not None:
-        margins = terms.margins[question]
-        return solve_weights(margins, label, user, n_users, prior, strength, loss, weight)
-    return _descend(model, terms, question, user, label, weight, n_users, strength, prior)
+        margins = terms.margins[answers.question]
+        return solve_weights(margins, answers.label, answers.user, n_users, prior, strength, loss, answers.weight)
+    return _descend(model, terms, answers, n_users, strength, prior)
 
 
 def solve_weights(
@@ -362,8 +354,6 @@ def _dual(p: _Problem, smooth: Loss, w: Tensor) -> Tensor:
         mid = (low + high) / 2
         over = (t / (mid[:, None] - v).clamp(min=1e-300)).sum(1) > 1
         low, high = torch.where(over, mid, low), torch.where(over, high, mid)
-    best = t / (high[:, None] - v)
-    best = best / best.sum(1, keepdim=True)
     # any lambda gives a lower bound: min over w > 0 of the Lagrangian
     bound = (t * ((high[:, None] - v) / p.strength).log()).sum(1) + p.strength - high
     return p.sum(right + left) + bound
@@ -372,10 +362,7 @@ def _dual(p: _Problem, smooth: Loss, w: Tensor) -> Tensor:
 def _best_prototype(
     model: RewardModel,
     terms: Terms,
-    question: Tensor,
-    user: Tensor,
-    label: Tensor,
-    weight: Tensor | None,
+    answers: Answers,
     n_users: int,
     strength: float,
     prior: Tensor,
@@ -385,10 +372,10 @@ def _best_prototype(
     total = -strength * prior.double().clamp(min=1e-9).log().repeat(n_users, 1)
     corners = torch.eye(K)
     for k in range(K):
-        margin = model.prototypes.margin(terms, corners[k : k + 1], question, torch.zeros_like(user))
-        cost = loss(margin.detach().double(), label.double())
+        margin = model.prototypes.margin(terms, corners[k : k + 1], answers.question, torch.zeros_like(answers.user))
+        cost = loss(margin.detach().double(), answers.label.double())
         total[:, k] += torch.zeros(n_users, dtype=torch.float64).index_add_(
-            0, user, cost if weight is None else cost * weight
+            0, answers.user, cost if answers.weight is None else cost * answers.weight
         )
     return Solution(corners[total.argmin(1)], torch.zeros(n_users, dtype=torch.float64))
 
@@ -396,23 +383,20 @@ def _best_prototype(
 def _descend(
     model: RewardModel,
     terms: Terms,
-    question: Tensor,
-    user: Tensor,
-    label: Tensor,
-    weight: Tensor | None,
+    answers: Answers,
     n_users: int,
     strength: float,
     prior: Tensor,
 ) -> Solution:
     """Where the margin is not linear in w: exponentiated gradient steps from several starts, no certificate."""
     loss, K = get_loss(model.config.loss), model.n_prototypes
-    c = torch.ones_like(label) if weight is None else weight
+    c = torch.ones_like(answers.label) if answers.weight is None else answers.weight
     log_prior = prior.clamp(min=1e-6).log()
 
     def objective(logits: Tensor) -> Tensor:
         w = torch.log_softmax(logits, 1)
-        cost = c * loss(model.prototypes.margin(terms, w.exp(), question, user), label)
-        total = torch.zeros(n_users).index_add_(0, user, cost)
+        cost = c * loss(model.prototypes.margin(terms, w.exp(), answers.question, answers.user), answers.label)
+        total = torch.zeros(n_users).index_add_(0, answers.user, cost)
         return total - strength * (prior * (w - log_prior)).sum(1)
 
     starts = [log_prior.repeat(n_users, 1)]

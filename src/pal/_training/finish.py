@@ -132,10 +132,7 @@ def _solve(
         weight = torch.cat([torch.ones_like(a.label) if a.weight is None else a.weight for _, a in parts])
     if model.config.partition:
         terms, answers = parts[0]  # a vote between K corners: the validation answers are left to the calibration
-        fitted = fit_weights(
-            model, terms, answers.question, answers.user, answers.label, answers.weight, n_users, strength, prior
-        )
-        return fitted.weights
+        return fit_weights(model, terms, answers, n_users, strength, prior).weights
     # on the simplex a constant added to all K margins is added to w . m, so bias and reliability go into them
     margins = torch.cat(
         [t.margins[a.question] * reliability[a.user, None] + bias for t, a in parts if t.margins is not None]
