@@ -179,7 +179,7 @@ def test_the_order_of_answers_and_of_users_does_not_matter():
 def test_blocks_of_users_are_solved_as_all_at_once(monkeypatch):
     m, y, u = problem(8, n=300, K=5, users=40)
     whole = solve_weights(m, y, u, 40)
-    monkeypatch.setattr(pal.adaptation, "_CELLS", 5 * 5 * 7)
+    monkeypatch.setattr("pal._adaptation.solver._CELLS", 5 * 5 * 7)
     cut = solve_weights(m, y, u, 40)
     torch.testing.assert_close(cut.weights, whole.weights, rtol=0, atol=1e-4)
 
@@ -242,23 +242,22 @@ def test_the_shared_part_stays_as_it_is(known):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_partition_takes_the_prototype_with_the_least_loss(known, weighted):
+def test_in_a_partition_weights_are_how_probable_each_prototype_is(known, weighted):
     models, parts = known
     model, few = models[True], parts.unseen
     table = few.comparisons
     weight = np.random.default_rng(0).uniform(0.1, 3, len(few)).astype(np.float32) if weighted else None
     few = replace(few, comparisons=replace(table, weight=weight))
-    prior, strength = model.population.double().clamp(min=1e-9), 2.0
-    users = pal.adapt(model, few, strength=strength)
-    costs = torch.zeros(len(users), 3, dtype=torch.float64)
+    users = pal.adapt(model, few)
     row = torch.from_numpy(users.rows(table.user_ids)[table.user])
     c = torch.ones(len(few)).double() if weight is None else torch.from_numpy(weight).double()
+    label = torch.from_numpy(table.label).double()
+    evidence = model.population.double().log().repeat(len(users), 1)
     for k in range(3):
         at_k = replace(users, weights=torch.eye(3)[k].repeat(len(users), 1))
-        margin = model.with_users(at_k).margins(few).double()
-        cost = c * get_loss("logistic")(margin, torch.from_numpy(table.label).double())
-        costs[:, k] = torch.zeros(len(users)).double().index_add(0, row, cost) - strength * prior[k].log()
-    assert torch.equal(users.weights, torch.eye(3)[costs.argmin(1)])
+        margin = model.config.slope * model.with_users(at_k).margins(few).double() + model.config.side_bias
+        evidence[:, k].index_add_(0, row, -c * get_loss("logistic")(margin, label))
+    torch.testing.assert_close(users.weights.double(), torch.softmax(evidence, 1), rtol=0, atol=1e-4)
     assert bool((users.gap == 0).all())
 
 

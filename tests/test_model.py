@@ -199,11 +199,11 @@ def test_data_of_another_kind_are_refused(settings, data, says):
 def test_users_are_matched_by_id_whatever_their_rows():
     model = model_of(["u3", "u0"])
     data = tiny(60, users=5, prompts=0)
-    table, reliability, rows = model.weights_of(data.comparisons.user_ids)
+    table, rows = model.weights_of(data.comparisons.user_ids)
     assert rows.tolist() == [1, 2, 2, 0, 2]
-    assert torch.equal(table[:2], model.users.weights)
-    assert torch.equal(table[2], model.population)
-    assert len(reliability) == 3
+    assert torch.equal(table.weights[:2], model.users.weights)
+    assert torch.equal(table.weights[2], model.population)
+    assert len(table) == 3
     shuffled = data.take(np.random.default_rng(0).permutation(60))
     compacted = replace(
         shuffled,

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 import pal
-from pal import report
+from pal import _plots, _report_parts, report
 from pal.summary import details, headline
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -247,3 +247,27 @@ def test_many_people_make_a_page_of_bearable_size():
     text = report.render(record(), users(n=20_000), title="t")
     assert len(text) < 1_500_000
     assert json.dumps(text)
+
+
+def test_names_of_shots_do_not_touch():
+    assert _plots._apart(np.array([0.0, 1, 2, 5, 10, 20])) == ["0", "1", "2", "5", "10", "20"]
+    assert _plots._apart(np.array([0.0, 1, 2, 190, 200])) == ["0", "", "2", "", "200"]
+    assert _plots._apart(np.array([0.0, 1, 2, 1000])) == ["0", "", "2", "1000"]
+    assert _plots._apart(np.array([0.0])) == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("n", "words"), [(60, "Each prototype is nearest to 30 people"), (61, "nearest to 31 people, proto")]
+)
+def test_prototypes_nearest_to_as_many_people(n, words):
+    weights = np.eye(2)[np.arange(n) % 2]
+    assert words in _report_parts.standing(weights)["figures"][1]["finding"]
+
+
+def test_names_of_mean_and_worst_tenth_do_not_meet():
+    edges, counts = np.linspace(0, 1, 11).tolist(), [0] * 9 + [60]
+    for mean, together in ((0.9, False), (0.5, True)):
+        svg = _plots.histogram(edges, counts, mean, 0.1 if together else 0.8, "label")
+        heights = re.findall(r'<text[^>]*?y="([-.0-9]+)"[^>]*>(?:mean|worst tenth)', svg)
+        assert len(heights) == 2, svg
+        assert (abs(float(heights[0]) - float(heights[1])) < 1) is together

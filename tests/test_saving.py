@@ -212,9 +212,9 @@ def test_foreign_tensors_are_refused_even_when_signed(saved):
     state = load_file(saved / "model.safetensors")
     broken = [
         {},
-        {k: v for k, v in state.items() if k != "population"},
+        {k: v for k, v in state.items() if k != "atoms"},
         {**state, "more": torch.zeros(1)},
-        {**state, "population": torch.zeros(7)},
+        {**state, "atoms": torch.zeros(7, 7)},
     ]
     for tensors in broken:
         save_file(tensors, saved / "model.safetensors")
@@ -275,8 +275,56 @@ def test_relative_paths(tmp_path, monkeypatch):
     assert len(pal.RewardModel.from_pretrained(tmp_path / "model").users) == 2
 
 
+def test_a_model_behind_a_link_is_replaced_where_it_is(tmp_path, saved):
+    link = tmp_path / "elsewhere" / "link"
+    link.parent.mkdir()
+    link.symlink_to(saved)
+    model_of(["next"]).save_pretrained(link)
+    assert link.is_symlink()
+    assert pal.RewardModel.from_pretrained(saved).user_ids.to_list() == ["next"]
+    assert [p.name for p in link.parent.iterdir()] == ["link"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["elsewhere", "model"]
+
+
+def test_only_leftovers_of_this_folder_are_swept(tmp_path):
+    kept = [".model.backup01", ".model.writing-", ".models.writing-abcd1234", ".model.writing-x.writing-abcd1234"]
+    for name in [*kept, ".model.writing-abcd1234"]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "users.parquet").write_text("anna")
+    model_of().save_pretrained(tmp_path / "model")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*kept, "model"])
+
+
+def test_a_leftover_that_cannot_be_removed_is_named(saved, monkeypatch):
+    (saved.parent / ".model.writing-abcd1234").mkdir()
+
+    def refuse(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    with pytest.raises(
+        pal.SavedModelError, match=r"left by a killed save, and cannot be removed \(Permission denied\)"
+    ):
+        model_of().save_pretrained(saved)
+    assert sorted(p.name for p in saved.parent.iterdir()) == [".model.writing-abcd1234", "model"]
+
+
+def test_without_locks_a_model_is_saved_and_nothing_is_swept(tmp_path, monkeypatch):
+    """Nobody knows whether what lies there is dead."""
+    import fcntl
+
+    def missing(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    (tmp_path / ".model.writing-abcd1234").mkdir()
+    model_of().save_pretrained(tmp_path / "model")
+    assert len(pal.RewardModel.from_pretrained(tmp_path / "model").users) == 2
+    assert (tmp_path / ".model.writing-abcd1234").exists()
+
+
 # A process that has imported everything forks a child for each line it reads: the number of steps of a write that the
-# child may take before it is killed, or "on" to save until somebody kills it.
+# child may take before it is killed, "on" to save until somebody kills it, or "x20" to save 20 times.
 FORKER = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
@@ -288,12 +336,15 @@ def dying(function, left):
         return function(*arguments, **options)
     return step
 def child(what, folder):
-    if what != "on":
+    if what[0] == "x":
+        for n in range(int(what[1:])):
+            model_of([f"{os.getpid()}-{n}"], seed=n).save_pretrained(folder)
+    elif what != "on":
         left = [0] * int(what)
         for owner, name in ((saving.Path, "rename"), (saving.Path, "write_text"), (saving.Path, "write_bytes"),
-                            (saving.shutil, "rmtree"), (saving, "_sync")):
+                            (saving.shutil, "rmtree"), (saving, "_sync"), (saving.os, "close")):
             setattr(owner, name, dying(getattr(owner, name), left))
-        model_of(["new"], seed=1).save_pretrained(folder)
+        model_of(["new.person@example.org"], seed=1).save_pretrained(folder)
     while what == "on":
         for n in (300, 700):
             model_of([f"user{i}" for i in range(n)], seed=n).save_pretrained(folder)
@@ -308,8 +359,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.fixture(scope="module")
-def forker():
+def forking():
     command = [sys.executable, "-c", FORKER, os.path.dirname(__file__)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -317,6 +367,26 @@ def forker():
     ) as process:
         yield process
         process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def forker():
+    yield from forking()
+
+
+@pytest.fixture(scope="module")
+def other_forker():
+    yield from forking()
+
+
+def start(forker, what, folder):
+    """The id of the child."""
+    forker.stdin.write(f"{what} {folder}\n")
+    return int(forker.stdout.readline())
+
+
+def code_of(forker):
+    return int(forker.stdout.readline())
 
 
 def test_a_kill_leaves_the_old_folder_or_the_new_one(tmp_path, forker):
@@ -328,16 +398,15 @@ def test_a_kill_leaves_the_old_folder_or_the_new_one(tmp_path, forker):
     expected = {n: model.predict(data) for n, model in whole.items()}
     rng = np.random.default_rng(0)
     for _ in range(25):
-        forker.stdin.write(f"on {folder}\n")
-        child = int(forker.stdout.readline())
+        child = start(forker, "on", folder)
         time.sleep(rng.uniform(0.0, 0.1))
         os.kill(child, signal.SIGKILL)
-        assert int(forker.stdout.readline()) == -signal.SIGKILL
+        assert code_of(forker) == -signal.SIGKILL
         model = pal.RewardModel.from_pretrained(folder)
         assert np.array_equal(model.predict(data), expected[len(model.users)])
     whole[700].save_pretrained(folder)  # and the next save goes through
     assert len(pal.RewardModel.from_pretrained(folder).users) == 700
-    assert not (tmp_path / ".model.previous").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_kill_before_each_step_of_a_write(tmp_path, forker):
@@ -345,16 +414,68 @@ def test_a_kill_before_each_step_of_a_write(tmp_path, forker):
     for steps in range(60):
         folder = tmp_path / f"{steps}" / "model"
         model_of(["old"], seed=0).save_pretrained(folder)
-        forker.stdin.write(f"{steps} {folder}\n")
-        forker.stdout.readline()
-        code = int(forker.stdout.readline())
+        start(forker, steps, folder)
+        code = code_of(forker)
         assert code in (0, -signal.SIGKILL)
         found += pal.RewardModel.from_pretrained(folder).user_ids.to_list()
         model_of(["next"]).save_pretrained(folder)
         assert pal.RewardModel.from_pretrained(folder).user_ids.to_list() == ["next"]
-        assert not (folder.parent / ".model.previous").exists()
+        assert [p.name for p in folder.parent.iterdir()] == ["model"]
         if code == 0:
             break
+    assert code == 0
     assert steps > 10
     assert found == sorted(found, reverse=True)  # the old model up to some step, the new one from there
-    assert set(found) == {"old", "new"}
+    assert set(found) == {"old", "new.person@example.org"}
+
+
+def holding(folder, secret):
+    """Files and folders below whose name or content holds the secret."""
+    return [p for p in folder.rglob("*") if secret in str(p) or (p.is_file() and secret.encode() in p.read_bytes())]
+
+
+def test_a_removed_person_is_gone_after_a_killed_save(tmp_path, forker, monkeypatch, capsys):
+    """A save that knows the person is killed at each step; then `pal adapt --remove` leaves nothing of them."""
+    from pal import cli
+
+    secret, left_behind = "new.person@example.org", 0
+    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: None)  # main sets its own: this puts it back
+    for steps in range(60):
+        folder = tmp_path / f"{steps}" / "model"
+        model_of([secret, "u2"]).save_pretrained(folder)
+        start(forker, steps, folder)
+        code = code_of(forker)
+        left_behind += any(p.name != "model" and holding(p, secret) for p in folder.parent.iterdir())
+        monkeypatch.setattr(sys, "argv", ["pal", "adapt", str(folder), "--remove", secret])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code == 0, capsys.readouterr().err
+        assert holding(folder.parent, secret) == []
+        assert [p.name for p in folder.parent.iterdir()] == ["model"]
+        if code == 0:
+            break
+    assert code == 0
+    assert left_behind > 5
+
+
+def test_two_processes_write_one_folder(tmp_path, forker, other_forker):
+    folder = tmp_path / "model"
+    children = [start(process, "x40", folder) for process in (forker, other_forker)]
+    assert [code_of(process) for process in (forker, other_forker)] == [0, 0]
+    assert pal.RewardModel.from_pretrained(folder).user_ids[0] in {f"{child}-39" for child in children}
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_process_is_killed_while_another_writes(tmp_path, forker, other_forker):
+    """The other one sweeps what is dead, and nothing that lives."""
+    folder = tmp_path / "model"
+    rng = np.random.default_rng(1)
+    for _ in range(12):
+        start(other_forker, "x15", folder)
+        child = start(forker, "on", folder)
+        time.sleep(rng.uniform(0.0, 0.1))
+        os.kill(child, signal.SIGKILL)
+        assert (code_of(forker), code_of(other_forker)) == (-signal.SIGKILL, 0)
+        model_of(["next"]).save_pretrained(folder)
+        assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert pal.RewardModel.from_pretrained(folder).user_ids.to_list() == ["next"]

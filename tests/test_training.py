@@ -80,8 +80,8 @@ def test_every_loss_trains_without_nan(loss, lr):
 def test_partition_gives_each_person_one_prototype():
     parts = parts_of(tiny())
     model = pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=3, partition=True, **QUICK)).model
-    assert set(np.unique(model.users.weights.numpy())) <= {0.0, 1.0}
-    assert set(np.unique(pal.adapt(model, parts.unseen).weights.numpy())) <= {0.0, 1.0}
+    assert set(np.unique(model.users.weights.numpy())) == {0.0, 1.0}
+    assert set(np.unique(model.prior.atoms.numpy())) == {0.0, 1.0}
 
 
 @pytest.mark.parametrize(
@@ -350,3 +350,12 @@ def test_progress_is_silent_where_stderr_is_no_terminal(capfd):
     parts = parts_of(tiny())
     pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=1, progress=True, **QUICK))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("balance_users", [False, True])
+def test_weights_that_are_all_zero_are_refused(balance_users):
+    parts = parts_of(tiny())
+    weightless = replace(parts.train.comparisons, weight=np.zeros(len(parts.train), np.float32))
+    config = TrainConfig(n_prototypes=2, balance_users=balance_users, **QUICK)
+    with pytest.raises(pal.InputError, match=r"^all training comparisons have weight 0: give some of them a positive"):
+        pal.fit(replace(parts.train, comparisons=weightless), parts.validation, config)

@@ -7,13 +7,13 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pal import adaptation, baselines, datasets, simulation
-from pal.adaptation import adapt
+from pal.adaptation import adapt, next_comparison
 from pal.comparisons import Comparisons
 from pal.embeddings import EmbeddedComparisons, embed
 from pal.errors import EncoderError, InputError, MissingExtraError, PALError, SavedModelError, UnknownUserError
 from pal.evaluation import Metrics, evaluate, predict, shot_curve
 from pal.model import RewardModel
-from pal.selection import fit
+from pal.selection import fit, select
 from pal.training import TrainConfig
 
 __version__ = "0.1.0"
@@ -38,7 +38,9 @@ __all__ = [
     "embed",
     "evaluate",
     "fit",
+    "next_comparison",
     "predict",
+    "select",
     "shot_curve",
     "simulation",
 ]

@@ -170,6 +170,7 @@ def prototypes_tried(rows: Sequence[Row], measure: str, ylabel: str, label: str,
                     ha="center",
                     va="top",
                     fontweight="bold",
+                    bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
                 )
                 bottom, top = axes.get_ylim()
                 axes.set_ylim(bottom - 0.16 * (top - bottom), top)
@@ -195,7 +196,7 @@ def shot_curve(ours: Sequence[Row], pooled: Sequence[Row], label: str) -> str:
         )
         axes.set_xscale("function", functions=(lambda v: np.sqrt(np.maximum(v, 0)), np.square))
         axes.fill_between(x, low, high, color=colour(0), alpha=0.16, linewidth=0)
-        axes.plot(x, y, "-o", color=colour(0), linewidth=2.2, markersize=6.5)
+        axes.plot(x, y, "-o", color=colour(0), linewidth=2.2, markersize=6.5, clip_on=False)
         known = [float(v) for v in (*y, *low, *high) if np.isfinite(v)]
         ends = [(float(y[-1]), "PAL", colour(0))]
         if pooled:
@@ -219,7 +220,7 @@ def shot_curve(ours: Sequence[Row], pooled: Sequence[Row], label: str) -> str:
                 fontweight="bold",
                 annotation_clip=False,
             )
-        axes.set_xticks(x, [str(int(v)) for v in x])
+        axes.set_xticks(x, _apart(x))
         axes.set_xlim(0, max(float(x[-1]), 1) * 1.02)
         axes.minorticks_off()
         axes.set_xlabel("answers given by a new person")
@@ -228,6 +229,18 @@ def shot_curve(ours: Sequence[Row], pooled: Sequence[Row], label: str) -> str:
         axes.grid(axis="y")
 
     return _figure(280, draw, label, "shots", left=52, right=86)
+
+
+def _apart(shots: Array) -> list[str]:
+    """Names of ticks on the axis of square roots, without those that would touch the next."""
+    names: list[str] = []
+    end = np.inf
+    for value in shots[::-1]:
+        place, name = np.sqrt(value / max(shots[-1], 1)), f"{value:.0f}"
+        fits = end - place >= 0.02 * (len(name) + 1)
+        names.append(name if fits else "")
+        end = place if fits else end
+    return names[::-1]
 
 
 def between(weights: Array, label: str) -> str:
@@ -245,6 +258,7 @@ def _strip(weights: Array, label: str) -> str:
         axes.bar(middle, counts, width=0.042, color=shades)
         axes.set_xlim(-0.01, 1.01)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["all 1", "¾ 1", "half", "¾ 2", "all 2"])
+        axes.tick_params(axis="x", pad=7)
         axes.set_xlabel("weight between prototype 1 and prototype 2")
         axes.set_ylabel("people")
         axes.grid(axis="y")
@@ -323,7 +337,7 @@ def _projection(weights: Array, label: str) -> str:
             else:
                 above, side = outward[1] > 0.5, ("left", "right", "center")[k]  # names end at the edges of the figure
                 place, shift = (corner, (0, 17)) if above else (corner, (-14 if k == 0 else 14, -17))
-                style = {"textcoords": "offset points", "va": "center", "fontweight": "bold", "color": colour(k)}
+                style = {"textcoords": "offset points", "va": "center", "fontweight": "bold"}
                 axes.annotate(text, place, shift, ha=side, **style)
         axes.set_aspect("equal", adjustable="datalim")
         axes.margins(0.05)
@@ -359,7 +373,6 @@ def mixture(weights: Array, label: str) -> str:
                     ha="center",
                     va="bottom",
                     fontweight="bold",
-                    color=colour(k),
                 )
         axes.set_xlim(0, len(weights))
         axes.set_ylim(0, 100)
@@ -379,12 +392,13 @@ def histogram(
         left, right = 100 * np.array(edges[:-1]), 100 * np.array(edges[1:])
         axes.bar((left + right) / 2, counts, width=0.9 * (right - left), color=colour(0), alpha=0.75)
         top = max([*counts, 1])
-        for value, name in ((worst, "worst tenth"), (mean, "mean")):
+        near = mean is not None and worst is not None and abs(mean - worst) < 0.35  # then one name above the other
+        for value, name, end in ((worst, "worst tenth", 1.12), (mean, "mean", 1.27 if near else 1.12)):
             if value is not None:
-                axes.vlines(100 * value, 0, 1.12 * top, color=INK, linewidth=1.5, linestyle=(0, (3, 2)))
+                axes.vlines(100 * value, 0, end * top, color=INK, linewidth=1.5, linestyle=(0, (3, 2)))
                 x, side = (100 * value - 1.5, "right") if value > 0.35 else (100 * value + 1.5, "left")
-                axes.text(x, 1.12 * top, f"{name} {100 * value:.0f}%", ha=side, va="top")
-        axes.set_ylim(0, 1.15 * top)
+                axes.text(x, end * top, f"{name} {100 * value:.0f}%", ha=side, va="top")
+        axes.set_ylim(0, (1.3 if near else 1.15) * top)
         axes.set_xlim(0, 100)
         axes.set_xticks([0, 25, 50, 75, 100])
         axes.set_xlabel("a person's held-out answers predicted right (%)")

@@ -9,7 +9,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["plain", "print_fit", "print_json", "print_metrics", "print_shots", "print_table", "say", "warn"]
+__all__ = [
+    "plain",
+    "print_choice",
+    "print_comparison",
+    "print_fit",
+    "print_json",
+    "print_metrics",
+    "print_shots",
+    "print_table",
+    "say",
+    "warn",
+]
 
 
 def print_fit(record: dict[str, Any]) -> None:
@@ -44,6 +55,36 @@ def print_shots(rows: Iterable[dict[str, Any]]) -> None:
         low, high = number(row["accuracy_by_user_low"]), number(row["accuracy_by_user_high"])
         table.add_row(str(row["shots"]), f"{number(row['accuracy_by_user'])} [{low}, {high}]", number(row["log_loss"]))
     print_table(table)
+
+
+def print_comparison(rows: list[dict[str, Any]], seeds: int, reference: str) -> None:
+    """A row a model of `pal.baselines.compare`."""
+    shots = [key for key in rows[0] if key.startswith("shots_")]
+    heads = ("worst tenth", "log-loss", "ECE", *(f"{key[6:]} shots" for key in shots), "seconds")
+    table = Table("model", "accuracy by user", f"{reference} is better by", *heads)
+    for row in rows:
+        low, high = row["interval"]
+        much, least, most = row["difference"]
+        table.add_row(
+            row["model"],
+            f"{number(row['accuracy_by_user'])} [{low:.3f}, {high:.3f}]",
+            "" if row["model"] == reference else f"{much:+.3f} [{least:+.3f}, {most:+.3f}]",
+            *(number(row[key]) for key in ("worst_tenth", "log_loss", "ece", *shots)),
+            f"{row['seconds']:.1f}",
+        )
+    print_table(table)
+    say(f"Means over {seeds} splits, test answers of people seen in training; shots: people not seen, by user.")
+
+
+def print_choice(choice: Any) -> None:
+    """A row a number of prototypes of `pal.select`, and the verdict."""
+    table = Table("prototypes", "log-loss", "gain on one, nats an answer", "accuracy by user", "")
+    for row in choice.table.iter_rows(named=True):
+        gain = "" if row["n_prototypes"] == 1 else f"{row['gain']:+.4f} ± {row['gain_se']:.4f}"
+        shown = (f"{row['log_loss']:.4f}", gain, number(row["accuracy_by_user"]), "chosen" if row["chosen"] else "")
+        table.add_row(str(row["n_prototypes"]), *shown)
+    print_table(table)
+    say(f"{choice.n} answers, each held out once. {choice.verdict}")
 
 
 def print_table(table: Table) -> None:

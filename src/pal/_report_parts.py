@@ -140,14 +140,14 @@ def selection(record: Record) -> dict[str, Any] | None:
         fall = one["validation_log_loss"] - chosen["validation_log_loss"]
         finding = f"{k} prototypes cut the log-loss of one by {fall:.3f}"
     else:
-        finding = f"K = {k} was chosen on validation"
+        finding = f"K\u00a0=\u00a0{k} was chosen on validation"
     loss = _plots.prototypes_tried(rows, "validation_log_loss", "validation log-loss (nats)", finding)
-    figures = [_figure(loss, finding, "Lower is better. Bars: 95% interval of the gain over K = 1.")]
+    figures = [_figure(loss, finding, "Lower is better. Bars: 95% interval of the gain over K\u00a0=\u00a01.")]
     measured = [row for row in rows if row.get("accuracy_by_user") is not None]
     if measured:
         top = max(measured, key=lambda row: row["accuracy_by_user"])
         same = chosen is not None and top["n_prototypes"] == k
-        words = f"On the test answers K = {top['n_prototypes']} is the most accurate{', too' if same else ''}"
+        words = f"On the test answers K\u00a0=\u00a0{top['n_prototypes']} is the most accurate{', too' if same else ''}"
         if top["accuracy_by_user"] - min(row["accuracy_by_user"] for row in measured) < 0.005:
             words = "On the test answers all are about equally accurate"
         accuracy = _plots.prototypes_tried(rows, "accuracy_by_user", "answers predicted right (%)", words, 100)
@@ -220,6 +220,8 @@ def standing(weights: Array) -> dict[str, Any] | None:
     counts = np.bincount(weights.argmax(1), minlength=k)
     most, least = int(counts.argmax()), int(counts.argmin())
     words = f"Prototype {most + 1} is nearest to {counts[most]:,} people, prototype {least + 1} to {counts[least]:,}"
+    if counts[most] == counts[least]:
+        words = f"Each prototype is nearest to {counts[most]:,} people"
     figures.append(
         _figure(_plots.mixture(weights, words), words, "Each column is a person: their weights add up to 100%.")
     )
@@ -362,8 +364,10 @@ def making(record: Record) -> dict[str, Any]:
     training = {k: v for k, v in (record.get("training") or {}).items() if v not in (None, "", False)}
     rows = [
         (
-            key.replace("_", " "),
-            f"{v:.4g}"
+            key.removeprefix("n_").replace("_", " "),
+            f"{v:,.0f}"
+            if isinstance(v, float) and abs(v) >= 1000
+            else f"{v:.4g}"
             if isinstance(v, float)
             else f"{v:,}"
             if isinstance(v, int) and not isinstance(v, bool)

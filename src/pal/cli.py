@@ -14,13 +14,25 @@ from rich.table import Table
 
 import pal
 from pal import baselines, simulation
-from pal._printing import plain, print_fit, print_json, print_metrics, print_shots, print_table, say, warn
+from pal._printing import (
+    plain,
+    print_choice,
+    print_comparison,
+    print_fit,
+    print_json,
+    print_metrics,
+    print_shots,
+    print_table,
+    say,
+    warn,
+)
 from pal._tables.files import write_frame
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError, PALError
 from pal.model import RewardModel
 from pal.report import write_report
 from pal.saving import check_replaceable
+from pal.selection import CANDIDATES
 from pal.summary import summarise
 from pal.training import TrainConfig
 
@@ -175,7 +187,7 @@ def _fit(
     begin = None if start is None else RewardModel.from_pretrained(start)
     result = pal.fit(parts.train, parts.validation, config, start=begin, checkpoint=folder / key)
     others: dict[str, Any] = {} if result.pooled is None else {"btl": result.pooled}
-    for name in sorted(set(baselines.BASELINES) - set(others)):
+    for name in sorted(set(baselines.USUAL) - set(others)):
         others[name] = baselines.fit(name, parts.train, parts.validation, config, seed=config.seed)
     record: dict[str, Any] = summarise(
         result.model, result, parts, others, source=source, seed=config.seed, shots=SHOTS
@@ -302,9 +314,9 @@ def score(
     """
     model = RewardModel.from_pretrained(model_dir)
     embedded = _Source.for_model(model, data, embeddings, images).load()
-    margins = model.margins(embedded)
+    margin, variance = model.moments(embedded)
     frame = embedded.comparisons.to_frame().with_columns(
-        margin=pl.Series(margins.numpy()), probability=pl.Series(model.probability(margins).numpy())
+        margin=pl.Series(margin.numpy()), probability=pl.Series(model.probability(margin, variance).numpy())
     )
     write_frame(frame, out)
     if as_json:
@@ -317,7 +329,7 @@ def score(
 def compare(
     data: Data,
     models: Annotated[
-        str, typer.Option(help="btl, btl-linear, per-user, majority, pal-a, pal-b.")
+        str, typer.Option(help=f"Some of {', '.join(sorted(baselines.BASELINES))}, pal-a, pal-b.")
     ] = "majority,btl-linear,per-user,btl,pal-b",
     seeds: Annotated[int, typer.Option(help="Splits and runs to average over.")] = 5,
     prototypes: Annotated[str, typer.Option(help="Of PAL: N, a range, or auto.")] = "auto",
@@ -326,6 +338,8 @@ def compare(
     images: Images = False,
     unseen_users: Annotated[float, typer.Option(help="Share of people kept apart as new.")] = 0.2,
     shots: Annotated[str, typer.Option(help="Numbers of answers of new people.")] = "0,5,20",
+    reference: Annotated[str | None, typer.Option(help="Differences are from it; the last model without it.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
     min_votes: MinVotes = 10,
     as_json: Json = False,
 ) -> None:
@@ -335,27 +349,41 @@ def compare(
     """
     embedded = _Source(data, encoder, embeddings, images, min_votes).load()
     names = [name.strip() for name in models.split(",") if name.strip()]
+    config = TrainConfig(n_prototypes=_prototypes(prototypes))
     rows = baselines.compare(
-        embedded, names, TrainConfig(n_prototypes=_prototypes(prototypes)), seeds, unseen_users, _numbers(shots)
+        embedded, names, config, seeds, unseen_users, _numbers(shots), reference=reference, workers=workers
     )
     if as_json:
         print_json(rows)
-        return
-    curve = [key for key in rows[0] if key.startswith("shots_")]
-    table = Table(
-        "model", "accuracy by user", "worst tenth", "log-loss", "ECE", *(f"{k[6:]} shots" for k in curve), "seconds"
-    )
-    for row in rows:
-        low, high = row["interval"]
-        table.add_row(
-            row["model"],
-            f"{row['accuracy_by_user']:.3f} [{low:.3f}, {high:.3f}]",
-            *(f"{row[k]:.3f}" for k in ("worst_tenth", "log_loss", "ece")),
-            *("" if row[k] is None else f"{row[k]:.3f}" for k in curve),
-            f"{row['seconds']:.1f}",
-        )
-    print_table(table)
-    say(f"Means over {seeds} splits, test answers of people seen in training; shots: people not seen, by user.")
+    else:
+        print_comparison(rows, seeds, reference or names[-1])
+
+
+@app.command()
+def select(
+    data: Data,
+    prototypes: Annotated[str, typer.Option(help="Numbers to try, such as 1-5 or 1,3,8.")] = "1,2,3,5",
+    model: Annotated[str | None, typer.Option(help="a or b; without it, b where prompts vary.")] = None,
+    folds: Annotated[int, typer.Option(help="Parts of each person's answers, each held out once.")] = 5,
+    encoder: EncoderName = None,
+    embeddings: Embeddings = None,
+    images: Images = False,
+    min_votes: MinVotes = 10,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Cross-validates the number of prototypes, and tests whether there is plurality at all.
+
+    Example: pal select answers.parquet --prototypes 1-5
+    """
+    wanted = _prototypes(prototypes)
+    tried = (wanted,) if isinstance(wanted, int) else CANDIDATES if isinstance(wanted, str) else wanted
+    embedded = _Source(data, encoder, embeddings, images, min_votes).load()
+    choice = pal.select(embedded, tried, TrainConfig(model=model), folds=folds, seed=seed)
+    if as_json:
+        print_json({**choice.__dict__, "table": choice.table.to_dicts()})
+    else:
+        print_choice(choice)
 
 
 @app.command(name="report")
@@ -404,10 +432,12 @@ def simulate(
 
 
 def _prototypes(text: str) -> int | str | tuple[int, ...]:
-    """An N, a range A-B, or auto."""
+    """An N, a range A-B, a list A,B,C, or auto."""
     if text == "auto":
         return text
     try:
+        if "," in text and min(numbers := tuple(int(part) for part in text.split(","))) >= 1:
+            return numbers
         if "-" in text:
             low, high = (int(part) for part in text.split("-"))
             if 1 <= low <= high:
@@ -416,7 +446,8 @@ def _prototypes(text: str) -> int | str | tuple[int, ...]:
             return int(text)
     except ValueError:
         pass
-    raise InputError(f"--prototypes {text!r}: give a number such as 3, a range such as 1-5, or auto")
+    known = "give a number such as 3, a range such as 1-5, a list such as 1,3,8, or auto"
+    raise InputError(f"--prototypes {text!r}: {known}")
 
 
 def _numbers(text: str) -> list[int]:

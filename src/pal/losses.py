@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pal.errors import InputError
 
-__all__ = ["LOSSES", "Loss", "get_loss", "sigmoid_slope"]
+__all__ = ["LOSSES", "Loss", "get_loss", "moderated", "sigmoid_slope"]
 
 _EXPONENT_LIMIT = 20.0  # past it the exponential loss goes on as its tangent: finite for any margin
 
@@ -111,6 +111,14 @@ def get_loss(name: str) -> Loss:
     if name not in LOSSES:
         raise InputError(f"loss={name!r} is not known: use one of {', '.join(sorted(LOSSES))}")
     return LOSSES[name]
+
+
+def moderated(margin: Tensor, variance: Tensor) -> Tensor:
+    """The margin (B,) whose sigmoid is about the mean of sigmoid over a normal margin of that variance (B,).
+
+    MacKay (1992), "The evidence framework applied to classification networks".
+    """
+    return margin / (1 + math.pi / 8 * variance).sqrt()
 
 
 def sigmoid_slope(margin: Tensor, label: Tensor, start: float = 1.0, weight: Tensor | None = None) -> float:

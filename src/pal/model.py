@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from pal import saving
 from pal.embeddings import EmbeddedComparisons, Encoder, resolve_encoder
 from pal.errors import InputError, SavedModelError
-from pal.losses import get_loss
+from pal.losses import get_loss, moderated
 from pal.maps import make_map
 from pal.prototypes import FixedPrototypes, LinearPrototypes, PromptPrototypes, Prototypes, Terms
 from pal.questions import Questions, tabulate
-from pal.users import UserWeights
+from pal.users import Population, UserWeights
 
-__all__ = ["ModelConfig", "RewardModel"]
+__all__ = ["ModelConfig", "RewardModel", "check_data", "make_prototypes", "margin_moments"]
 
 IDEAL_POINTS = ("latent", "mixture_of_maps", "map_of_mixture")
 
@@ -135,7 +135,7 @@ class RewardModel(nn.Module):
         config: what the model is.
         prototypes: the shared part.
         users: weights of the users it knows.
-        population: (K,) weights of a person of whom nothing is known: the mean of the training users'.
+        population: what is known of a person of whom nothing is known; (K,) weights, or a density on the simplex.
     """
 
     def __init__(
@@ -143,12 +143,15 @@ class RewardModel(nn.Module):
         config: ModelConfig,
         prototypes: Prototypes,
         users: UserWeights,
-        population: Tensor,
+        population: Population | Tensor,
     ) -> None:
         super().__init__()
         self.config, self.prototypes, self.users = config, prototypes, users
-        self.register_buffer("population", population.detach().clone().float())
-        self.population: Tensor
+        prior = Population.of(population)
+        self.register_buffer("atoms", prior.atoms.detach().clone().float())
+        self.register_buffer("mass", prior.mass.detach().clone().float())
+        self.atoms: Tensor
+        self.mass: Tensor
         self.metrics: dict[str, Any] = {}
         self._encoders: dict[str, Encoder] = {}
         self.eval()
@@ -157,6 +160,16 @@ class RewardModel(nn.Module):
     def n_prototypes(self) -> int:
         """K."""
         return self.config.n_prototypes
+
+    @property
+    def prior(self) -> Population:
+        """The density on the simplex from which new people come."""
+        return Population(self.atoms, self.mass)
+
+    @property
+    def population(self) -> Tensor:
+        """(K,) weights of a person of whom nothing is known: the mean of the prior."""
+        return self.prior.mean
 
     @property
     def user_ids(self) -> pl.Series:
@@ -189,9 +202,11 @@ class RewardModel(nn.Module):
         reward = self.prototypes.reward
         return reward(prompts, left, weights) - reward(prompts, right, weights)
 
-    def probability(self, margin: Tensor) -> Tensor:
-        """P(left preferred), shape (B,), of margins (B,)."""
-        return torch.sigmoid(self.config.slope * margin + self.config.side_bias)
+    def probability(self, margin: Tensor, variance: Tensor | None = None) -> Tensor:
+        """P(left preferred), shape (B,), of margins (B,) known up to a variance (B,)."""
+        slope = self.config.slope
+        logit = slope * margin if variance is None else moderated(slope * margin, slope**2 * variance)
+        return torch.sigmoid(logit + self.config.side_bias)
 
     def _check_embeddings(self, prompts: Tensor | None, responses: Tensor) -> None:
         config = self.config
@@ -228,27 +243,37 @@ class RewardModel(nn.Module):
         self.eval()
         return self.prototypes.terms(questions)
 
-    def weights_of(self, user_ids: pl.Series) -> tuple[Tensor, Tensor, Tensor]:
-        """A table of weights (U + 1, K) and reliabilities (U + 1,), and the row in it of each id (n,).
-
-        Unseen users have the last row: the population's weights.
-        """
+    def weights_of(self, user_ids: pl.Series) -> tuple[UserWeights, Tensor]:
+        """The users with one more row, the population, and the row in it of each id (n,): the last where unseen."""
         rows = torch.from_numpy(self.users.rows(user_ids).copy())
-        table = torch.cat([self.users.weights, self.population[None]])
-        reliability = torch.cat([self.users.reliability, torch.ones(1)])
-        return table, reliability, torch.where(rows < 0, len(self.users), rows)
+        users, prior, one = self.users, self.prior, torch.ones(1)
+        table = UserWeights(
+            pl.concat([users.ids.alias("user_id"), pl.Series("user_id", [None], dtype=users.ids.dtype)]),
+            torch.cat([users.weights, prior.mean[None]]),
+            torch.cat([users.n_comparisons, torch.zeros(1, dtype=torch.long)]),
+            torch.cat([users.reliability, one]),
+            torch.cat([users.concentration, prior.concentration * one]),
+        )
+        return table, torch.where(rows < 0, len(users), rows)
 
     @torch.no_grad()
+    def moments(self, data: EmbeddedComparisons) -> tuple[Tensor, Tensor]:
+        """The margin of each row (n,), and its variance (n,) as far as the user's weights are uncertain.
+
+        Unseen users have the population's weights. Where margins are not linear in the weights the variance is 0.
+        """
+        questions, question = self.questions(data)
+        table, rows = self.weights_of(data.comparisons.user_ids)
+        user = rows[torch.from_numpy(data.comparisons.user.astype(np.int64))]
+        return margin_moments(self.prototypes, self.terms(questions), table, question, user)
+
     def margins(self, data: EmbeddedComparisons) -> Tensor:
         """The margin of each row (n,); unseen users have the population's weights."""
-        questions, question = self.questions(data)
-        table, reliability, rows = self.weights_of(data.comparisons.user_ids)
-        user = rows[torch.from_numpy(data.comparisons.user.astype(np.int64))]
-        return self.prototypes.margin(self.terms(questions), table, question, user) * reliability[user]
+        return self.moments(data)[0]
 
     def predict(self, data: EmbeddedComparisons) -> npt.NDArray[np.float32]:
         """P(left preferred) of each row, shape (n,)."""
-        return self.probability(self.margins(data)).numpy()
+        return self.probability(*self.moments(data)).numpy()
 
     # -- people -------------------------------------------------------------------------------------------------
 
@@ -268,13 +293,13 @@ class RewardModel(nn.Module):
 
     def _with_shared_part_of(self, other: "RewardModel") -> "RewardModel":
         """These users on another model's maps, prototypes and population."""
-        model = RewardModel(other.config, other.prototypes, self.users, other.population)
+        model = RewardModel(other.config, other.prototypes, self.users, other.prior)
         model._encoders = self._encoders
         return model
 
     def _with(self, users: UserWeights | None = None, **config: Any) -> "RewardModel":
         changed = replace(self.config, **config)
-        model = RewardModel(changed, self.prototypes, self.users if users is None else users, self.population)
+        model = RewardModel(changed, self.prototypes, self.users if users is None else users, self.prior)
         model.metrics, model._encoders = self.metrics, self._encoders
         return model
 
@@ -386,7 +411,9 @@ class RewardModel(nn.Module):
             table = UserWeights.from_frame(users, config.n_prototypes)
         except (InputError, pl.exceptions.PolarsError) as error:
             raise SavedModelError(f"{folder}: users.parquet does not fit config.json: {error}") from None
-        model = cls(config, prototypes, table, torch.zeros(config.n_prototypes))
+        size = state["atoms"].shape[0] if state.get("atoms", torch.zeros(0)).ndim == 2 else 1
+        empty = Population(torch.zeros(size, config.n_prototypes), torch.zeros(size))
+        model = cls(config, prototypes, table, empty)
         try:
             model.load_state_dict(state, strict=True)
         except RuntimeError as error:
@@ -394,6 +421,19 @@ class RewardModel(nn.Module):
             raise SavedModelError(f"{folder}: model.safetensors does not fit config.json: {detail}") from None
         model.metrics = metrics
         return model
+
+
+def margin_moments(
+    prototypes: Prototypes, terms: Terms, table: UserWeights, question: Tensor, user: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Margins (B,) and their variances (B,) of answers to ``question`` (B,) by ``user`` (B,), rows of a table."""
+    reliability = table.reliability[user]
+    margin = prototypes.margin(terms, table.weights, question, user)
+    if terms.margins is None or not bool(table.concentration.isfinite().any()):
+        return margin * reliability, torch.zeros_like(margin)
+    square = prototypes.margin(Terms(margins=terms.margins.square()), table.weights, question, user)
+    variance = (square - margin.square()).clamp(min=0) / (table.concentration[user] + 1)
+    return margin * reliability, variance * reliability.square()
 
 
 def check_data(config: ModelConfig, data: EmbeddedComparisons) -> None:

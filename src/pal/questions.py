@@ -164,16 +164,25 @@ def tabulate(data: EmbeddedComparisons) -> tuple[Questions, Tensor]:
         key = key * n_prompts + table.prompt
     _, first, question = np.unique(key, return_index=True, return_inverse=True)
 
-    def tensor(array: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.array(array, dtype=np.float32))
-
-    prompts = tensor(data.prompts) if use_prompts and data.prompts is not None else None
-    prompt = (
-        torch.from_numpy(table.prompt[first].astype(np.int64))
-        if prompts is not None and table.prompt is not None
-        else None
-    )
+    use, sides = _used(np.concatenate([left[first], right[first]]), responses)
+    prompts = prompt = None
+    if use_prompts and data.prompts is not None and table.prompt is not None:
+        asked, prompt_rows = _used(table.prompt[first].astype(np.int64), len(data.prompts))
+        prompts, prompt = _tensor(data.prompts, asked), torch.from_numpy(prompt_rows)
+    half = len(first)
     questions = Questions(
-        tensor(data.responses), prompts, torch.from_numpy(left[first]), torch.from_numpy(right[first]), prompt
+        _tensor(data.responses, use), prompts, torch.from_numpy(sides[:half]), torch.from_numpy(sides[half:]), prompt
     )
     return questions, torch.from_numpy(question.astype(np.int64, copy=False))
+
+
+def _used(rows: npt.NDArray[np.int64], size: int) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.int64]]:
+    """Which rows of a table are used, where that is less than half of it (else None), and rows counted in them."""
+    if 2 * len(rows) >= size and 2 * np.count_nonzero(np.bincount(rows, minlength=size)) >= size:
+        return None, rows
+    distinct, counted = np.unique(rows, return_inverse=True)
+    return distinct, counted
+
+
+def _tensor(array: npt.NDArray[Any], rows: npt.NDArray[np.int64] | None) -> Tensor:
+    return torch.from_numpy(np.array(array if rows is None else array[rows], dtype=np.float32))

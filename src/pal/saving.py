@@ -3,8 +3,11 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ __all__ = ["FORMAT", "check_replaceable", "read_folder", "write_folder"]
 
 FORMAT = "pal-model-1"
 FILES = ("config.json", "model.safetensors", "users.parquet", "metrics.json", "README.md")
+_WRITING = "writing-"
 
 
 def write_folder(
@@ -30,13 +34,24 @@ def write_folder(
 ) -> None:
     """Writes a model folder as a whole: a kill leaves the old one or the new one.
 
+    What a killed write left beside the folder goes with the next write; writers of one folder take turns.
+
     Raises:
         SavedModelError: the path is a file, or a folder that holds something else than a model.
     """
-    folder = folder.absolute()
+    folder = folder.resolve()  # through a link: what it points to is replaced, not kept beside
     check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    with _turn(folder) as alone:
+        if alone:
+            _sweep(folder)
+        _replace(folder, config, state, users, metrics)
+
+
+def _replace(
+    folder: Path, config: dict[str, Any], state: dict[str, Tensor], users: pl.DataFrame, metrics: dict[str, Any]
+) -> None:
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{_WRITING}", dir=folder.parent))
     try:
         (fresh / "model.safetensors").write_bytes(save(state))
         users.write_parquet(fresh / "users.parquet")
@@ -83,8 +98,8 @@ def read_folder(
         SavedModelError: nothing there, or files that are truncated, changed or not of this kind.
     """
     folder = Path(name)
-    if not folder.exists() and _previous(folder.absolute()).exists():
-        folder = _previous(folder.absolute())
+    if not folder.exists() and _previous(folder.resolve()).exists():
+        folder = _previous(folder.resolve())
     if not folder.is_dir():
         folder = _download(str(name))
     for file in FILES[:4]:
@@ -111,6 +126,59 @@ def read_folder(
 
 def _previous(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.previous"
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[bool]:
+    """Waits until nobody else writes this folder; yields False where the file system has no locks."""
+    path = folder.parent / f".{folder.name}.lock"
+    lock = _locked(path)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            path.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone, and asks anew
+            os.close(lock)
+
+
+def _locked(path: Path) -> int | None:
+    """The descriptor of the locked file; filelock is not used since it leaves its file behind."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    while True:
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            return None
+        held = False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            held = os.path.samestat(os.fstat(lock), path.stat())
+            if held:
+                return lock
+        except FileNotFoundError:
+            pass  # whoever held it took the file away
+        except OSError:
+            return None
+        finally:
+            if not held:
+                os.close(lock)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed writes left: called by whoever has the turn, so that their writers are dead."""
+    leftover = re.compile(re.escape(f".{folder.name}.{_WRITING}") + "[a-z0-9_]+")
+    for path in folder.parent.iterdir():
+        if leftover.fullmatch(path.name):
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                found = error.strerror or error
+                raise SavedModelError(
+                    f"{path}: left by a killed save, and cannot be removed ({found}): remove it"
+                ) from None
 
 
 def _download(name: str) -> Path:

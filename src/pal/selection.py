@@ -1,17 +1,22 @@
-"""The public `fit`: the pooled model first, then as many prototypes as asked for or as validation supports."""
+"""How many prototypes: the public `fit`, which tries them on validation, and `select`, which cross-validates."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from pal._plurality import LEVEL, Gain, gain_of, plurality, smallest_good
 from pal.embeddings import EmbeddedComparisons
+from pal.errors import InputError
+from pal.evaluation import metrics_of
 from pal.model import RewardModel
 from pal.training import TrainConfig, TrainResult, tabulated, train
 
-__all__ = ["CANDIDATES", "FitResult", "fit"]
+__all__ = ["CANDIDATES", "Choice", "FitResult", "fit", "select"]
 
 CANDIDATES = (1, 2, 3, 5, 8, 12, 16)  # of n_prototypes="auto"
 
@@ -27,6 +32,8 @@ class FitResult:
         table: a row for each number of prototypes tried: n_prototypes, validation_log_loss, gain (over pooled, nats an
             answer), gain_se (its standard error over users), validation_accuracy, seconds, chosen.
         models: the model of each number of prototypes tried; 1 is the pooled one.
+        p_value: of the plurality test on the validation answers (`pal.select` cross-validates); NaN where there was
+            nothing to compare.
     """
 
     model: RewardModel
@@ -34,6 +41,7 @@ class FitResult:
     metrics: dict[str, Any]
     table: pl.DataFrame
     models: dict[int, RewardModel]
+    p_value: float
 
     @property
     def pooled(self) -> RewardModel | None:
@@ -79,8 +87,8 @@ def fit(
         if config.init == "random":
             return stage(k, None)
         result = stage(k, pooled.model)
-        gain, error = _gain(pooled, result, validation.comparisons.user)
-        if gain > error:
+        gain = _gain(pooled, result, validation.comparisons.user)
+        if gain.mean > gain.error:
             return result
         # few people may show no direction to grow in: try once from nowhere before saying that there is none
         return min(result, stage(k, None, "-random"), key=lambda r: float(r.validation_loss.mean()))
@@ -106,28 +114,32 @@ def fit(
                 if failures == 2:
                     break
     user = validation.comparisons.user
-    table = _compare(results, user)
+    losses = {k: r.validation_loss.double().numpy() for k, r in results.items()}
+    shared = {k: r.shared_loss.double().numpy() for k, r in results.items()}
+    p_value = plurality(losses, user, config.seed, shared) if len(losses) > 1 and 1 in losses else float("nan")
     asked = isinstance(config.n_prototypes, int) or start is not None
-    chosen = max(results) if asked else _choose(table, config.n_prototypes)
-    table = table.with_columns(chosen=pl.col("n_prototypes") == chosen)
+    # what was asked for; pooled was trained in any case
+    chosen = max(results) if asked else _choose({k: v for k, v in losses.items() if k in wanted}, user, p_value)
+    table = _compare(results, user).with_columns(chosen=pl.col("n_prototypes") == chosen)
     history = pl.concat(
         [r.history.insert_column(0, pl.lit(k, pl.Int64).alias("n_prototypes")) for k, r in results.items()]
     )
     result = results[chosen]
-    return FitResult(result.model, history, result.metrics, table, {k: r.model for k, r in results.items()})
+    metrics = {**result.metrics, "p_value": p_value}
+    return FitResult(result.model, history, metrics, table, {k: r.model for k, r in results.items()}, p_value)
 
 
 def _compare(results: dict[int, TrainResult], user: Any) -> pl.DataFrame:
     base = results.get(1)
     rows = []
     for k, result in sorted(results.items()):
-        gain, se = (0.0, 0.0) if base is None or k == 1 else _gain(base, result, user)
+        gain = _gain(result if base is None else base, result, user)
         rows.append(
             {
                 "n_prototypes": k,
                 "validation_log_loss": result.metrics["validation_log_loss"],
-                "gain": gain,
-                "gain_se": se,
+                "gain": gain.mean,
+                "gain_se": gain.error,
                 "validation_accuracy": result.metrics["validation_accuracy"],
                 "seconds": result.metrics["seconds"],
             }
@@ -135,24 +147,140 @@ def _compare(results: dict[int, TrainResult], user: Any) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def _gain(pooled: TrainResult, result: TrainResult, user: Any) -> tuple[float, float]:
-    """How much lower the log-loss is than the pooled model's, and the standard error of that over users."""
+def _gain(pooled: TrainResult, result: TrainResult, user: Any) -> Gain:
+    """How much lower the validation log-loss is than the pooled model's."""
+    return gain_of((pooled.validation_loss - result.validation_loss).double().numpy(), user)
+
+
+def _choose(losses: dict[int, npt.NDArray[Any]], user: Any, p_value: float) -> int:
+    """One prototype unless the test finds plurality; then the fewest that are about as good as the best."""
+    if 1 in losses and not p_value <= LEVEL:
+        return 1
+    return smallest_good({k: v for k, v in losses.items() if k != 1 or len(losses) == 1}, user)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What cross-validation says of a data set.
+
+    Attributes:
+        n_prototypes: the fewest prototypes whose cross-validated log-loss is within a standard error of the best; 1
+            where the test finds no plurality.
+        table: a row for each number of prototypes: n_prototypes, log_loss, log_loss_by_user, accuracy_by_user, gain
+            (over one prototype, nats an answer), gain_se (its standard error over users), chosen.
+        p_value: of the plurality test: how often chance alone would give several prototypes such a gain.
+        verdict: the same in words.
+        n_users: users whose answers were held out.
+        n: answers held out.
+    """
+
+    n_prototypes: int
+    table: pl.DataFrame
+    p_value: float
+    verdict: str
+    n_users: int
+    n: int
+
+
+def select(
+    data: EmbeddedComparisons,
+    n_prototypes: Sequence[int] = (1, 2, 3, 5),
+    config: TrainConfig | None = None,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> Choice:
+    """Chooses the number of prototypes by cross-validation, and tests whether there is plurality at all.
+
+    Every answer is held out once, by a model trained on other answers of the same person (and stopped on yet others),
+    so that nothing is judged on what it was fitted to.
+
+    Args:
+        data: comparisons of users, each with some answers.
+        n_prototypes: numbers to try; 1 is always among them.
+        config: of training; its n_prototypes is not used.
+        folds: parts of each user's answers, at least 2.
+        seed: of the folds and of training.
+
+    Raises:
+        InputError: nothing to choose from, or too few answers.
+    """
+    wanted = tuple(sorted({1, *n_prototypes}))
+    config = replace(config or TrainConfig(), n_prototypes=wanted, seed=seed)
+    if folds < 2:
+        raise InputError(f"folds must be at least 2, found {folds}")
+    table = data.comparisons
+    fold = _folds(table.user, folds, np.random.default_rng(seed))
+    probability = {k: np.full(len(table), np.nan) for k in wanted}
+    of_all = {k: np.full(len(table), np.nan) for k in wanted}
+    for part in range(folds):
+        held_out = fold == part
+        if not held_out.any() or held_out.all():
+            raise InputError(f"{len(table)} answers are too few for {folds} folds: use fewer folds")
+        result = fit(data.take(np.flatnonzero(~held_out)), None, replace(config, seed=seed + part))
+        for k, model in result.models.items():
+            test = data.take(np.flatnonzero(held_out))
+            probability[k][held_out] = model.predict(test)
+            of_all[k][held_out] = model.without_users(model.user_ids.to_list()).predict(test)
+    repeated = table.user_counts()[table.user] > 1  # of the others nothing personal can be known
+    user, label = table.user[repeated], table.label[repeated].astype(np.float64)
     if not len(user):
-        return 0.0, 0.0
-    difference = (pooled.validation_loss - result.validation_loss).double().numpy()
-    return float(difference.mean()), _clustered_error(difference, user)
+        raise InputError("no user has more than one answer: there is nothing to tell users apart by")
+    losses = {k: _log_loss(p[repeated], label) for k, p in probability.items()}
+    p_value = plurality(losses, user, seed, {k: _log_loss(p[repeated], label) for k, p in of_all.items()})
+    chosen = _choose(losses, user, p_value)
+    rows = []
+    for k in wanted:
+        metrics = metrics_of(probability[k][repeated], label, user, bootstrap=0)
+        gain = gain_of(losses[1] - losses[k], user)
+        rows.append(
+            {
+                "n_prototypes": k,
+                "log_loss": metrics.log_loss,
+                "log_loss_by_user": _mean_by_user(losses[k], user),
+                "accuracy_by_user": metrics.accuracy_by_user,
+                "gain": gain.mean,
+                "gain_se": gain.error,
+                "chosen": k == chosen,
+            }
+        )
+    people = len(np.unique(user))
+    return Choice(chosen, pl.DataFrame(rows), p_value, _verdict(rows, p_value, chosen, people), people, len(user))
 
 
-def _clustered_error(values: Any, user: Any) -> float:
-    """Standard error of the mean of values (n,) whose errors go together within users (n,)."""
-    centred = values - values.mean()
-    sums = np.bincount(np.unique(user, return_inverse=True)[1], weights=centred)
-    return float(np.sqrt((sums**2).sum()) / len(values))
+def _folds(user: npt.NDArray[Any], folds: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """A fold for each answer (n,), each user's answers spread evenly over all of them."""
+    order = np.lexsort((rng.random(len(user)), user))
+    grouped = user[order]
+    first = np.r_[True, grouped[1:] != grouped[:-1]] if len(user) else np.zeros(0, dtype=bool)
+    begin = np.flatnonzero(first)
+    sizes = np.diff(np.r_[begin, len(user)])
+    place = np.arange(len(user)) - np.repeat(begin, sizes) + np.repeat(rng.integers(folds, size=len(sizes)), sizes)
+    fold = np.empty(len(user), dtype=np.int64)
+    fold[order] = place % folds
+    return fold
 
 
-def _choose(table: pl.DataFrame, asked: Any) -> int:
-    """The number of prototypes with the least validation loss; one, unless that gains two standard errors on pooled."""
-    wanted = table if asked == "auto" else table.filter(pl.col("n_prototypes").is_in(list(asked)))
-    best = wanted.sort("validation_log_loss").row(0, named=True)
-    has_one = 1 in wanted["n_prototypes"].to_list()
-    return 1 if has_one and best["gain"] <= 2 * best["gain_se"] else int(best["n_prototypes"])
+def _log_loss(p: npt.NDArray[Any], y: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    p = np.clip(p.astype(np.float64), 1e-12, 1 - 1e-12)
+    return np.asarray(-(y * np.log(p) + (1 - y) * np.log1p(-p)))
+
+
+def _mean_by_user(values: npt.NDArray[Any], user: npt.NDArray[Any]) -> float:
+    row = np.unique(user, return_inverse=True)[1]
+    return float((np.bincount(row, weights=values) / np.bincount(row)).mean())
+
+
+def _verdict(rows: list[dict[str, Any]], p_value: float, chosen: int, people: int) -> str:
+    """What the test says, in words."""
+    best = max(rows[1:], key=lambda row: row["gain"], default=rows[0])
+    said = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    if chosen == 1:
+        return (
+            f"No plurality found among {people} people ({said}): held-out answers are predicted as well by one reward "
+            "for all. People may still differ in ways that these answers and embeddings do not show."
+        )
+    return (
+        f"There is plurality among {people} people ({said}): {best['n_prototypes']} prototypes predict held-out "
+        f"answers better than one, by {best['gain']:.3f} nats an answer; {chosen} are enough."
+    )

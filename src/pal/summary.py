@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pal._opinions import opinions
+from pal._plurality import LEVEL
 from pal.comparisons import Parts
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
@@ -288,6 +289,18 @@ def _not_helped(record: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def _chance(record: Mapping[str, Any]) -> str:
+    """What the plurality test on the validation answers says."""
+    p = (record.get("training") or {}).get("p_value")
+    if p is None or "pal" not in (record.get("models") or {}):
+        return ""
+    said = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    if p > LEVEL:
+        return f"Chance alone could make several prototypes look so good: {said}, plurality test."
+    hardly = f"Chance alone would hardly make several prototypes look so good: {said}, plurality test."
+    return hardly if n_prototypes(record) > 1 else ""
+
+
 def verdict(record: Mapping[str, Any]) -> str:
     """A few plain sentences: whether personalisation helps these people, how much, and whom it does not."""
-    return " ".join(filter(None, [headline(record), details(record)]))
+    return " ".join(filter(None, [headline(record), details(record), _chance(record)]))

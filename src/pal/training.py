@@ -32,12 +32,14 @@ class TrainResult:
         history: a row an evaluation: step, seconds, train_loss, validation_log_loss, lr.
         metrics: plain numbers: validation_log_loss, validation_accuracy, seconds, steps, comparisons_per_second, ...
         validation_loss: (n_validation,) log-loss of each validation answer, weights solved on training answers.
+        shared_loss: (n_validation,) the same with everybody's mean weights.
     """
 
     model: RewardModel
     history: pl.DataFrame
     metrics: dict[str, Any]
     validation_loss: Tensor
+    shared_loss: Tensor
 
 
 def train(
@@ -84,7 +86,9 @@ def train(
     model = done.model
     if start is not None and start.n_prototypes == n_prototypes:
         model = start.with_users(model.users)._with_shared_part_of(model)
-    return TrainResult(model, pl.DataFrame(state.history), {**done.metrics, **speed}, done.validation_loss)
+    return TrainResult(
+        model, pl.DataFrame(state.history), {**done.metrics, **speed}, done.validation_loss, done.shared_loss
+    )
 
 
 def tabulated(data: EmbeddedComparisons, validation: EmbeddedComparisons, config: TrainConfig) -> Tables:

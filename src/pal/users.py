@@ -1,4 +1,4 @@
-"""User weights: each user's point on the simplex, found by id."""
+"""User weights: each user's point on the simplex, found by id; and the population they come from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pal.errors import InputError, UnknownUserError
 
-__all__ = ["UserWeights", "rows_of"]
+__all__ = ["Population", "UserWeights", "rows_of"]
 
 
 def rows_of(ids: pl.Series, table: pl.Series) -> npt.NDArray[np.int64]:
@@ -24,6 +24,45 @@ def rows_of(ids: pl.Series, table: pl.Series) -> npt.NDArray[np.int64]:
 
 
 @dataclass(frozen=True, eq=False)
+class Population:
+    """What is known of a person of whom nothing is known: a density on the simplex, as atoms with masses.
+
+    Attributes:
+        atoms: (M, K) float32, each on the simplex.
+        mass: (M,) float32, positive, summing to 1.
+    """
+
+    atoms: Tensor
+    mass: Tensor
+
+    @classmethod
+    def of(cls, given: "Population | Tensor") -> "Population":
+        """A population, or one in which everybody has the given weights (K,)."""
+        if isinstance(given, Population):
+            return given
+        return cls(given.detach().float()[None], torch.ones(1))
+
+    @property
+    def mean(self) -> Tensor:
+        """(K,) the mean weights: those of a new person."""
+        mean = self.mass @ self.atoms
+        return mean / mean.sum()
+
+    @property
+    def concentration(self) -> float:
+        """Of the Dirichlet distribution with the same mean and the same total variance; inf for a single atom."""
+        mean = self.mean
+        spread = self.mass @ (self.atoms - mean).square()
+        return float(concentration_of(mean[None], spread[None])[0])
+
+
+def concentration_of(mean: Tensor, variance: Tensor) -> Tensor:
+    """Concentration (U,) of the Dirichlet distributions whose mean is (U, K) and whose variances sum to those given."""
+    total = variance.sum(1)
+    return torch.where(total > 1e-9, (mean * (1 - mean)).sum(1) / total.clamp(min=1e-9) - 1, torch.inf).clamp(min=1e-2)
+
+
+@dataclass(frozen=True, eq=False)
 class UserWeights:
     """Weights of N users.
 
@@ -32,24 +71,34 @@ class UserWeights:
         weights: (N, K) float32, each row on the simplex.
         n_comparisons: (N,) int64, answers each row was learned from.
         reliability: (N,) float32, positive: each user's margins are this many times w . m; all ones unless learned.
+        concentration: (N,) float32, how sure the weights are: a person's posterior is about that of a Dirichlet with
+            this concentration around them; inf where nothing is known of it.
     """
 
     ids: pl.Series
     weights: Tensor
     n_comparisons: Tensor
     reliability: Tensor
+    concentration: Tensor = None  # type: ignore[assignment] # set below
 
     def __post_init__(self) -> None:
         n = len(self.ids)
+        if getattr(self, "concentration", None) is None:
+            object.__setattr__(self, "concentration", torch.full((n,), torch.inf))
         if self.weights.ndim != 2 or len(self.weights) != n or self.weights.dtype != torch.float32:
             raise InputError(f"weights must be float32 ({n}, K), found {tuple(self.weights.shape)}")
-        if len(self.n_comparisons) != n or len(self.reliability) != n:
-            raise InputError(f"n_comparisons and reliability must have one value a user, {n}")
+        if not len(self.n_comparisons) == len(self.reliability) == len(self.concentration) == n:
+            raise InputError(f"n_comparisons, reliability and concentration must have one value a user, {n}")
         if n and not bool(torch.isfinite(self.weights).all()):
             raise InputError("weights must be finite")
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def sd(self) -> Tensor:
+        """(N, K) standard deviation of each weight, as far as its user's answers leave it open."""
+        return (self.weights * (1 - self.weights) / (self.concentration[:, None] + 1)).sqrt()
 
     @classmethod
     def none(cls, n_prototypes: int, ids: pl.Series | None = None) -> "UserWeights":
@@ -102,13 +151,18 @@ class UserWeights:
             torch.cat([kept.weights, other.weights]),
             torch.cat([kept.n_comparisons, other.n_comparisons]),
             torch.cat([kept.reliability, other.reliability]),
+            torch.cat([kept.concentration, other.concentration]),
         )
 
     def take(self, rows: npt.NDArray[np.int64]) -> "UserWeights":
         """The users at these rows (m,)."""
         index = torch.from_numpy(np.ascontiguousarray(rows))
         return UserWeights(
-            self.ids.gather(rows), self.weights[index], self.n_comparisons[index], self.reliability[index]
+            self.ids.gather(rows),
+            self.weights[index],
+            self.n_comparisons[index],
+            self.reliability[index],
+            self.concentration[index],
         )
 
     def without(self, user_ids: Sequence[str | int]) -> "UserWeights":
@@ -117,13 +171,15 @@ class UserWeights:
         Raises:
             UnknownUserError: one of them is not here.
         """
+        if len(user_ids) == len(self) and set(user_ids) == set(self.ids):
+            return self.take(np.zeros(0, dtype=np.int64))
         gone = [self.row(user_id) for user_id in user_ids]
         keep = np.ones(len(self), dtype=bool)
         keep[gone] = False
         return self.take(np.flatnonzero(keep))
 
     def to_frame(self) -> pl.DataFrame:
-        """user_id, n_comparisons, weights (list of K), and reliability where it was learned."""
+        """user_id, n_comparisons, weights (list of K), and reliability and concentration where they were learned."""
         columns = [
             self.ids.alias("user_id"),
             pl.Series("n_comparisons", self.n_comparisons.numpy()),
@@ -131,6 +187,8 @@ class UserWeights:
         ]
         if bool((self.reliability != 1).any()):
             columns.append(pl.Series("reliability", self.reliability.numpy()))
+        if bool(self.concentration.isfinite().any()):
+            columns.append(pl.Series("concentration", self.concentration.numpy()))
         return pl.DataFrame(columns)
 
     @classmethod
@@ -147,14 +205,15 @@ class UserWeights:
         n = len(frame)
         if n and not bool((weights >= 0).all() and (abs(weights.sum(1) - 1) < 1e-3).all()):
             raise InputError("weights must be at least 0 and sum to 1")
-        reliability = (
-            torch.from_numpy(frame["reliability"].to_numpy().copy())
-            if "reliability" in frame.columns
-            else torch.ones(n)
-        )
+
+        def column(name: str) -> Tensor | None:
+            return torch.from_numpy(frame[name].to_numpy().copy()).float() if name in frame.columns else None
+
+        reliability = column("reliability")
         return cls(
             frame["user_id"],
             torch.from_numpy(np.array(weights, dtype=np.float32).reshape(n, n_prototypes)),
             torch.from_numpy(frame["n_comparisons"].cast(pl.Int64).to_numpy().copy()),
-            reliability.float(),
+            torch.ones(n) if reliability is None else reliability,
+            column("concentration"),  # type: ignore[arg-type] # None: inf
         )

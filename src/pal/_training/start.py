@@ -1,14 +1,15 @@
 """Where training starts: initial maps and prototypes, and a group for each user."""
 
 import copy
-import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pal._k_means import k_means
 from pal._training.tables import Tables
 from pal.losses import sigmoid_slope
+from pal.maps import MLPMap
 from pal.model import ModelConfig, RewardModel, make_prototypes
 from pal.prototypes import Prototypes
 
@@ -30,9 +31,12 @@ def begin(
         _scale_inputs(prototypes, tables)
         return prototypes, torch.randn(n, K, generator=generator) if K > 1 else torch.zeros(n, 1)
     prototypes = copy.deepcopy(start.prototypes)
+    for module in prototypes.modules():
+        if isinstance(module, MLPMap):
+            module.dropout = shape.dropout
     if start.n_prototypes == K:
-        weights, _, rows = start.weights_of(tables.user_ids)
-        return prototypes, weights[rows].clamp(min=1e-4).log()
+        users, rows = start.weights_of(tables.user_ids)
+        return prototypes, users.weights[rows].clamp(min=1e-4).log()
     groups = user_groups(tables, prototypes.to(tables.answers.user.device), K, generator).cpu()
     prototypes.grow(K, 0.1, generator)
     return prototypes, (0.6 * F.one_hot(groups, K).float() + 0.4 / K).log()
@@ -63,30 +67,4 @@ def user_groups(tables: Tables, pooled: Prototypes, K: int, generator: torch.Gen
     scores /= (tables.counts + 5.0)[:, None]
     wide = scores.double()
     _, vectors = torch.linalg.eigh(wide.T @ wide)
-    return _k_means(scores @ vectors[:, -8:].float(), K, generator)
-
-
-def _k_means(x: Tensor, K: int, generator: torch.Generator, restarts: int = 8) -> Tensor:
-    """Groups (n,) of points (n, m): Lloyd's algorithm from k-means++ starts, the best of a few."""
-    best, best_spread = torch.arange(len(x), device=x.device) % K, math.inf
-    if len(x) <= K:
-        return best
-
-    def draw(p: Tensor) -> Tensor:
-        return torch.multinomial(p.cpu(), 1, generator=generator).to(x.device)
-
-    fitted = x if len(x) <= 20_000 else x[torch.randperm(len(x), generator=generator)[:20_000].to(x.device)]
-    for _ in range(restarts):
-        centres = fitted[draw(torch.ones(len(fitted)))]
-        for _ in range(K - 1):
-            nearest = torch.cdist(fitted, centres).min(1).values.square()
-            centres = torch.cat([centres, fitted[draw(nearest + 1e-12)]])
-        for _ in range(20):
-            group = torch.cdist(fitted, centres).argmin(1)
-            sums = torch.zeros_like(centres).index_add_(0, group, fitted)
-            sizes = torch.bincount(group, minlength=K)[:, None]
-            centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
-        spread = float(torch.cdist(fitted, centres).min(1).values.square().sum())
-        if spread < best_spread:
-            best, best_spread = torch.cdist(x, centres).argmin(1), spread
-    return best
+    return k_means(scores @ vectors[:, -8:].float(), K, generator)

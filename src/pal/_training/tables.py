@@ -60,6 +60,8 @@ class Tables:
     ) -> "Tables":
         if not len(data):
             raise InputError("there are no training comparisons")
+        if data.comparisons.weight is not None and not data.comparisons.weight.any():
+            raise InputError("all training comparisons have weight 0: give some of them a positive weight")
         device = pick_device(config.device)
         present, user = np.unique(data.comparisons.user, return_inverse=True)
         ids = data.comparisons.user_ids.gather(present)

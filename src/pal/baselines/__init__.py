@@ -3,14 +3,31 @@
 from dataclasses import replace
 
 from pal.baselines.compare import compare
+from pal.baselines.factor import FactorModel
+from pal.baselines.lore import LoReModel
 from pal.baselines.majority import MajorityModel
-from pal.baselines.names import BASELINES, Baseline
+from pal.baselines.metric import MetricModel
+from pal.baselines.names import BASELINES, USUAL, Baseline
 from pal.baselines.per_user import PerUserModel
+from pal.baselines.user_embedding import UserEmbeddingModel
+from pal.baselines.vpl import VPLModel
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
 from pal.training import TrainConfig
 
-__all__ = ["BASELINES", "MajorityModel", "PerUserModel", "compare", "fit"]
+__all__ = [
+    "BASELINES",
+    "USUAL",
+    "FactorModel",
+    "LoReModel",
+    "MajorityModel",
+    "MetricModel",
+    "PerUserModel",
+    "UserEmbeddingModel",
+    "VPLModel",
+    "compare",
+    "fit",
+]
 
 
 def fit(
@@ -23,9 +40,11 @@ def fit(
     """Fits a baseline.
 
     Args:
-        name: "btl" (pooled Bradley-Terry: `pal.fit` with one prototype, the same maps, settings and seed),
-            "btl-linear" (theta . (x_left - x_right)), "per-user" (a logistic regression a person, shrunk to the pooled
-            one) or "majority" (what most people answered).
+        name: one of `BASELINES` (docs/baselines.md). Pooled: "btl" (Bradley-Terry: `pal.fit` with one prototype, the
+            same maps, settings and seed), "btl-linear" (theta . (x_left - x_right)), "majority" (what most people
+            answered). Personal: "per-user" and "per-user-quadratic" (a logistic regression a person, shrunk to the
+            pooled one), "metric" (one metric, an ideal point each), "lore" (rewards of low rank, weights on the
+            simplex), "user-embedding" (P-RLHF), "vpl" (variational), "factor" (matrix factorisation, for fixed items).
         train: comparisons of the users to learn.
         validation: comparisons that choose penalties and stop training; None: a tenth of each user's is held out.
         config: settings; its n_prototypes is not used.

@@ -1,16 +1,22 @@
 """Models side by side on the same splits."""
 
+import multiprocessing
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import polars as pl
+import torch
 
+from pal.baselines._pooled import Predicted, pooled_difference, pooled_intervals
 from pal.baselines.names import BASELINES, Baseline
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
-from pal.evaluation import evaluate, paired_difference, shot_curve
+from pal.evaluation import evaluate, predict, shot_curve
 from pal.selection import fit as fit_pal
 from pal.training import TrainConfig
 
@@ -29,6 +35,10 @@ def compare(
     shots: Sequence[int] = (0, 5, 20),
     test: float = 0.2,
     validation: float = 0.1,
+    *,
+    reference: str | None = None,
+    reserve: int | None = None,
+    workers: int = 1,
 ) -> list[dict[str, Any]]:
     """Fits every model on the same splits.
 
@@ -38,65 +48,142 @@ def compare(
         config: of PAL and of the maps that `btl` shares with it.
         seeds: splits and runs.
         unseen_users: share of people kept apart as new.
-        shots: numbers of answers of new people; people with too few (the largest number or less) are left out.
+        shots: numbers of answers of new people; people with too few (`reserve` or less) are left out.
         test: share of each other person's answers for the test.
         validation: likewise.
+        reference: the model that differences are from; None: the last one.
+        reserve: answers of each new person that shots are drawn from; None: the largest number of shots.
+        workers: processes. Each fits one model on one split at a time, with its share of the cores; numbers can differ
+            in the last digits from those of another number of threads.
 
     Returns:
-        A row a model: means over seeds of each measure on test answers of seen people; `interval`, the mean 95%
-        interval of accuracy_by_user; `by_seed`, accuracy_by_user of each; `shots_N`, accuracy by user on new people
-        (None where nobody has enough answers); `difference`, that of the last model minus this one's accuracy by
-        user, with the mean of its interval; `n_prototypes` of each seed; seconds.
+        A row a model: means over seeds of each measure on test answers of seen people; `intervals`, the 95% interval
+        of each but ECE (by bootstrap over people, a person's answers of all splits together; of shots the mean of each
+        split's), and `interval`, that of accuracy_by_user; `by_seed`, accuracy_by_user of each; `shots_N`, accuracy by
+        user on new people (None where nobody has enough answers); `difference`, accuracy by user of the reference minus
+        this one's, with its interval over people, paired and pooled over seeds; `n_prototypes` of each seed; seconds of
+        a fit.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or no model, seed or worker.
     """
     known = [*sorted(BASELINES), *PAL]
-    for name in names:
+    for name in [*names, *([] if reference is None else [reference])]:
         if name not in known:
             raise InputError(f"model {name!r} is not known: use some of {', '.join(known)}")
     if not names or seeds < 1:
         raise InputError("give at least one model and one seed")
-    config = config or TrainConfig()
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for seed in range(seeds):
-        parts = data.split(unseen_users=unseen_users, test=test, validation=validation, seed=seed)
-        models: dict[str, Baseline] = {}
-        for name in names:
-            began = time.perf_counter()
-            here = replace(config, seed=seed)
-            if name in PAL:
-                models[name] = fit_pal(parts.train, parts.validation, replace(here, model=PAL[name])).model
-            else:
-                models[name] = BASELINES[name](parts.train, parts.validation, here)
-            runs[name].append({"seconds": time.perf_counter() - began})
-        for name, model in models.items():
-            metrics = evaluate(model, parts.test, seed=seed)
-            row = runs[name][-1]
-            row |= {key: getattr(metrics, key) for key in _MEASURES}
-            row["interval"] = metrics.interval.get("accuracy_by_user", (np.nan, np.nan))
-            row["difference"] = paired_difference(models[names[-1]], model, parts.test, seed=seed)
-            row["n_prototypes"] = getattr(getattr(model, "config", None), "n_prototypes", None)
-            row |= {f"shots_{n}": None for n in shots}
-            try:
-                curve = shot_curve(model, parts.unseen, shots, seeds=1) if len(parts.unseen) else None
-            except InputError:  # nobody has enough answers
-                curve = None
-            if curve is not None:
-                row |= {f"shots_{n}": a for n, a in zip(curve["shots"], curve["accuracy_by_user"], strict=True)}
-    return [_mean(name, rows) for name, rows in runs.items()]
+    if workers < 1:
+        raise InputError(f"workers must be at least 1, found {workers}")
+    reference = names[-1] if reference is None else reference
+    if reference not in names:
+        raise InputError(f"the reference {reference!r} is not among the models: add it to them")
+    names = list(dict.fromkeys(names))
+    plan = _Plan(data, config or TrainConfig(), unseen_users, tuple(shots), test, validation, reserve)
+    tasks = [(name, seed) for seed in range(seeds) for name in names]
+    results = dict(zip(tasks, _run(plan, tasks, workers), strict=True))
+    compared = [results[reference, seed].predicted for seed in range(seeds)]
+    return [_row(name, [results[name, seed] for seed in range(seeds)], compared) for name in names]
 
 
-def _mean(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What all runs of a comparison share."""
+
+    data: EmbeddedComparisons
+    config: TrainConfig
+    unseen_users: float
+    shots: tuple[int, ...]
+    test: float
+    validation: float
+    reserve: int | None
+
+    def run(self, name: str, seed: int) -> "_Result":
+        """One model on one split."""
+        parts = self.data.split(unseen_users=self.unseen_users, test=self.test, validation=self.validation, seed=seed)
+        config = replace(self.config, seed=seed)
+        began = time.perf_counter()
+        model: Baseline
+        if name in PAL:
+            model = fit_pal(parts.train, parts.validation, replace(config, model=PAL[name])).model
+        else:
+            model = BASELINES[name](parts.train, parts.validation, config)
+        values: dict[str, Any] = {"seconds": time.perf_counter() - began}
+        metrics = evaluate(model, parts.test, bootstrap=0)
+        values |= {key: getattr(metrics, key) for key in _MEASURES}
+        values["n_prototypes"] = getattr(getattr(model, "config", None), "n_prototypes", None)
+        values |= {f"shots_{n}": None for n in self.shots}
+        curve, intervals = self._curve(model, parts.unseen), {}
+        if curve is not None:
+            for row in curve.iter_rows(named=True):
+                values[f"shots_{row['shots']}"] = row["accuracy_by_user"]
+                intervals[f"shots_{row['shots']}"] = [row["accuracy_by_user_low"], row["accuracy_by_user_high"]]
+        table = parts.test.comparisons
+        predicted = Predicted(predict(model, parts.test), table.label, table.user, len(table.user_ids))
+        return _Result(values, intervals, predicted)
+
+    def _curve(self, model: Baseline, unseen: EmbeddedComparisons) -> pl.DataFrame | None:
+        if not len(unseen) or not self.shots:
+            return None
+        try:
+            return shot_curve(model, unseen, self.shots, seeds=1, reserve=self.reserve)
+        except InputError:
+            counts = unseen.comparisons.user_counts()
+            if counts.max(initial=0) > (max(self.shots) if self.reserve is None else self.reserve):
+                raise
+            return None  # nobody has enough answers
+
+
+@dataclass(frozen=True, eq=False)
+class _Result:
+    values: dict[str, Any]
+    intervals: dict[str, list[float]]
+    predicted: Predicted
+
+
+def _run(plan: _Plan, tasks: list[tuple[str, int]], workers: int) -> list[_Result]:
+    if workers == 1:
+        return [plan.run(*task) for task in tasks]
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with ProcessPoolExecutor(
+        min(workers, len(tasks)), multiprocessing.get_context("spawn"), _begin, (plan, threads)
+    ) as pool:
+        return list(pool.map(_work, tasks))
+
+
+_plan: _Plan | None = None  # of this worker: sent once, not with every task
+
+
+def _begin(plan: _Plan, threads: int) -> None:
+    global _plan
+    torch.set_num_threads(threads)
+    _plan = plan
+
+
+def _work(task: tuple[str, int]) -> _Result:
+    if _plan is None:
+        raise TypeError("a worker begins with its plan")
+    return _plan.run(*task)
+
+
+def _row(name: str, results: list[_Result], reference: list[Predicted]) -> dict[str, Any]:
     out: dict[str, Any] = {"model": name}
-    for key in rows[0]:
-        values = [row[key] for row in rows]
+    for key in results[0].values:
+        values = [result.values[key] for result in results]
+        given = [value for value in values if value is not None]
         if key == "n_prototypes":
             out[key] = values
-        elif values[0] is None:
+        elif not given:
             out[key] = None
         else:
-            mean = np.mean([v for v in values if v is not None], axis=0)
+            mean = np.mean(given, axis=0)
             out[key] = mean.tolist() if isinstance(mean, np.ndarray) else float(mean)
-    out["by_seed"] = [row["accuracy_by_user"] for row in rows]
+    predicted = [result.predicted for result in results]
+    out["intervals"] = pooled_intervals(predicted)
+    for key in {key: None for result in results for key in result.intervals}:  # each split has new people of its own
+        given = [result.intervals[key] for result in results if key in result.intervals]
+        out["intervals"][key] = np.mean(given, axis=0).tolist()
+    out["interval"] = out["intervals"].get("accuracy_by_user", [float("nan")] * 2)
+    out["difference"] = pooled_difference(reference, predicted)
+    out["by_seed"] = [result.values["accuracy_by_user"] for result in results]
     return out

@@ -13,7 +13,7 @@ from pal.questions import tabulate
 from pal.training import TrainConfig, model_config
 from pal.users import UserWeights
 
-__all__ = ["fit_linear", "logistic_regression"]
+__all__ = ["answers_by_question", "fit_linear", "logistic_regression"]
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
 
@@ -59,12 +59,16 @@ def _differences(model: RewardModel, data: EmbeddedComparisons) -> tuple[Tensor,
     if model.config.prompt == "concatenate":
         questions = questions.concatenated()
     h = questions.items()
+    return (h[questions.left] - h[questions.right]).double(), *answers_by_question(data, rows, len(questions))
+
+
+def answers_by_question(data: EmbeddedComparisons, question: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Mean label (n,) and total weight (n,) of the answers to each of n questions, float64."""
     label = torch.from_numpy(data.comparisons.label.copy()).double()
     given = data.comparisons.weight
     each = torch.ones_like(label) if given is None else torch.from_numpy(given.copy()).double()
-    weight = torch.bincount(rows, each, minlength=len(questions))
-    mean = torch.bincount(rows, each * label, minlength=len(questions)) / weight.clamp(min=1e-12)
-    return (h[questions.left] - h[questions.right]).double(), mean, weight
+    weight = torch.bincount(question, each, minlength=n)
+    return torch.bincount(question, each * label, minlength=n) / weight.clamp(min=1e-12), weight
 
 
 def logistic_regression(x: Tensor, label: Tensor, weight: Tensor, penalty: float) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pal.baselines._lookup import ordered_keys
 from pal.embeddings import EmbeddedComparisons
 from pal.training import TrainConfig
 
@@ -24,7 +25,7 @@ class MajorityModel:
 
     def predict(self, data: EmbeddedComparisons) -> npt.NDArray[np.float32]:
         """P(left preferred) of each row, shape (n,)."""
-        found = _keys(data).join(self.table, on=["prompt", "first", "second"], how="left", maintain_order="left")
+        found = ordered_keys(data).join(self.table, on=["prompt", "first", "second"], how="left", maintain_order="left")
         n = found["n"].fill_null(0.0).to_numpy()
         first = found["first_share"].fill_null(0.0).to_numpy()
         swapped = found["swapped"].to_numpy()
@@ -57,7 +58,7 @@ def fit_majority(
 ) -> MajorityModel:
     """Counts the training answers."""
     label = train.comparisons.label
-    keys = _keys(train).with_columns(label=pl.Series(label, dtype=pl.Float64))
+    keys = ordered_keys(train).with_columns(label=pl.Series(label, dtype=pl.Float64))
     first = pl.when("swapped").then(1 - pl.col("label")).otherwise("label")
     table = keys.group_by("prompt", "first", "second").agg(first_share=first.sum(), n=pl.len().cast(pl.Float64))
     sides = [
@@ -68,22 +69,3 @@ def fit_majority(
     present = np.flatnonzero(train.comparisons.user_counts())
     overall = float(label.mean()) if train.comparisons.sided and len(label) else 0.5
     return MajorityModel(table, wins, overall, train.comparisons.user_ids.gather(present))
-
-
-def _keys(data: EmbeddedComparisons) -> pl.DataFrame:
-    """Each row's prompt, and its two responses in the order of their ids: the same whichever side they are on."""
-    table = data.comparisons
-    left, right = table.responses.ids.gather(table.left), table.responses.ids.gather(table.right)
-    prompt = (
-        pl.lit("")
-        if table.prompts is None or table.prompt is None
-        else pl.lit(table.prompts.ids.gather(table.prompt).cast(pl.String))
-    )
-    frame = pl.DataFrame({"left": left.cast(pl.String), "right": right.cast(pl.String)})
-    swapped = pl.col("left") > pl.col("right")
-    return frame.select(
-        prompt=prompt,
-        first=pl.min_horizontal("left", "right"),
-        second=pl.max_horizontal("left", "right"),
-        swapped=swapped,
-    )

@@ -4,17 +4,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from pal.baselines._personal import PersonalModel
+from pal.baselines.factor import fit_factor
 from pal.baselines.linear import fit_linear
+from pal.baselines.lore import fit_lore
 from pal.baselines.majority import MajorityModel, fit_majority
-from pal.baselines.per_user import PerUserModel, fit_per_user
+from pal.baselines.metric import fit_metric
+from pal.baselines.per_user import fit_per_user, fit_per_user_quadratic
+from pal.baselines.user_embedding import fit_user_embedding
+from pal.baselines.vpl import fit_vpl
 from pal.embeddings import EmbeddedComparisons
 from pal.model import RewardModel
 from pal.selection import fit as fit_pal
 from pal.training import TrainConfig
 
-__all__ = ["BASELINES", "Baseline"]
+__all__ = ["BASELINES", "USUAL", "Baseline"]
 
-Baseline = RewardModel | PerUserModel | MajorityModel
+USUAL = ("btl-linear", "majority", "per-user")  # the quick ones, to show beside every fit
+
+Baseline = RewardModel | PersonalModel | MajorityModel
 
 
 def _pooled(train: EmbeddedComparisons, validation: EmbeddedComparisons | None, config: TrainConfig) -> RewardModel:
@@ -24,6 +32,12 @@ def _pooled(train: EmbeddedComparisons, validation: EmbeddedComparisons | None, 
 BASELINES: dict[str, Callable[[Any, Any, TrainConfig], Baseline]] = {
     "btl": _pooled,
     "btl-linear": fit_linear,
+    "factor": fit_factor,
+    "lore": fit_lore,
     "majority": fit_majority,
+    "metric": fit_metric,
     "per-user": fit_per_user,
+    "per-user-quadratic": fit_per_user_quadratic,
+    "user-embedding": fit_user_embedding,
+    "vpl": fit_vpl,
 }

@@ -1,0 +1,92 @@
+"""PAL beside its peers on the same splits: Polis, UKPConvArg, persona, simulation.
+
+Run `python benchmarks/compare.py [NAME...] [--seeds N] [--workers N]`: a data set at a time, each into
+benchmarks/results/compare-NAME.json; then writes the table of docs/benchmarks.md and its picture from all that are
+there (`--draw` does only this).
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+
+import machine
+import pal
+from pal import TrainConfig
+from quality import POLIS, embedded
+
+PEERS = (
+    *("majority", "btl-linear", "per-user", "per-user-quadratic", "metric"),
+    *("lore", "user-embedding", "vpl", "factor", "btl"),
+)
+SHOTS, RESERVE = (0, 1, 2, 5, 10, 20), 25
+
+
+def polis(folder: str) -> pal.EmbeddedComparisons:
+    return embedded(pal.datasets.polis(machine.DATA / "polis" / folder))
+
+
+def persona(k: int) -> pal.EmbeddedComparisons:
+    folder = machine.DATA / "persona"
+    return embedded(pal.datasets.persona(folder, n_personas=k, users_per_persona=300, answers=100))
+
+
+def simulation(kind: str, noise: float = 0.5) -> pal.EmbeddedComparisons:
+    """Paper E.3 with noise: d = 16, K* = 3, 120 people, 125 answers."""
+    return pal.simulation.population("a", n_users=120, dim=16, per_user=125, kind=kind, noise=noise).data
+
+
+LINEAR = TrainConfig(map="linear", latent_dim=16)
+TASKS: dict[str, tuple[Callable[[], pal.EmbeddedComparisons], str, TrainConfig]] = {
+    **{name: (lambda f=folder: polis(f), "pal-b", TrainConfig()) for name, folder in POLIS.items()},
+    "ukpconvarg": (
+        lambda: embedded(pal.datasets.ukpconvarg(machine.DATA / "ukpconvarg", min_answers=50)),
+        "pal-b",
+        TrainConfig(),
+    ),
+    "persona-3": (lambda: persona(3), "pal-b", TrainConfig()),
+    "persona-6": (lambda: persona(6), "pal-b", TrainConfig()),
+    "partition": (lambda: simulation("partition"), "pal-a", LINEAR),
+    "mixture": (lambda: simulation("mixture"), "pal-a", LINEAR),
+    "homogeneous": (lambda: simulation("homogeneous"), "pal-a", LINEAR),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*TASKS, []], help="default: all that have no result yet")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--draw", action="store_true", help="only the table and the picture")
+    arguments = parser.parse_args()
+    there = {path.stem.removeprefix("compare-") for path in machine.RESULTS.glob("compare-*.json")}
+    names = [] if arguments.draw else arguments.names or [name for name in TASKS if name not in there]
+    for name in names:
+        load, ours, config = TASKS[name]
+        if name not in ("partition", "mixture", "homogeneous") and not machine.DATA.is_dir():
+            print(f"{name}: skipped, the data are not beside the project (shared/data)")
+            continue
+        began = time.perf_counter()
+        rows = pal.baselines.compare(
+            load(), [*PEERS, ours], config, arguments.seeds, shots=SHOTS, reserve=RESERVE, workers=arguments.workers
+        )
+        machine.write(f"compare-{name}", {"seconds": time.perf_counter() - began, "models": rows})
+        for row in rows:
+            print(name, row["model"], *(f"{row[k]:.4f}" for k in ("accuracy_by_user", "log_loss", "ece")), flush=True)
+    draw()
+
+
+def draw() -> None:
+    """docs/benchmarks.md's table and docs/images/compare.png, from the results that are there."""
+    from compare_table import write
+
+    results = {
+        name: json.loads((machine.RESULTS / f"compare-{name}.json").read_text())
+        for name in TASKS
+        if (machine.RESULTS / f"compare-{name}.json").exists()
+    }
+    write(results, machine.ROOT / "docs")
+
+
+if __name__ == "__main__":
+    main()

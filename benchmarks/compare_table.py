@@ -1,0 +1,77 @@
+"""The table and the picture of `benchmarks/compare.py`."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+START, END = "<!-- compare: begin -->", "<!-- compare: end -->"
+SHOTS = ("shots_0", "shots_5", "shots_20")
+
+
+def write(results: dict[str, Any], docs: Path) -> None:
+    """Replaces the table in docs/benchmarks.md, and docs/images/compare.png."""
+    page = docs / "benchmarks.md"
+    text = page.read_text()
+    before, rest = text.split(START)
+    after = rest.split(END)[1]
+    page.write_text(
+        before + START + "\n\n" + "\n\n".join(table(n, r) for n, r in results.items()) + "\n\n" + END + after
+    )
+    picture(results, docs / "images" / "compare.png")
+
+
+def table(name: str, result: dict[str, Any]) -> str:
+    rows = result["result"]["models"]
+    ours = rows[-1]["model"]
+    shots = [key for key in SHOTS if rows[0].get(key) is not None or rows[-1].get(key) is not None]
+    heads = ["model", "seen, by user", f"{ours} is better by", "worst tenth", "log-loss", "ECE"]
+    heads += [f"new, {key[6:]} answers" for key in shots] + ["s"]
+    lines = [f"**{name}** (commit {result['machine']['commit']})", "", "| " + " | ".join(heads) + " |"]
+    lines.append("|" + "---|" * len(heads))
+    for row in sorted(rows, key=lambda r: -r["accuracy_by_user"]):
+        much, low, high = row["difference"]
+        cells = [
+            f"**{row['model']}**" if row["model"] == ours else row["model"],
+            f"{row['accuracy_by_user']:.3f} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]",
+            "" if row["model"] == ours else f"{much:+.3f} [{low:+.3f}, {high:+.3f}]",
+            *(f"{row[key]:.3f}" for key in ("worst_tenth", "log_loss", "ece")),
+            *("" if row[key] is None else f"{row[key]:.3f}" for key in shots),
+            f"{row['seconds']:.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    if rows[-1]["n_prototypes"]:
+        lines += ["", f"K chosen by {ours}: {', '.join(map(str, rows[-1]['n_prototypes']))}."]
+    return "\n".join(lines)
+
+
+def picture(results: dict[str, Any], path: Path) -> None:
+    """What PAL is better by than each peer, with intervals, a panel a data set."""
+    columns = min(4, len(results))
+    lines = -(-len(results) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.6 * columns, 2.9 * lines), squeeze=False, sharey=True)
+    for axis in axes.flat[len(results) :]:
+        axis.axis("off")
+    for axis, (name, result) in zip(axes.flat, results.items(), strict=False):
+        rows = result["result"]["models"][:-1]
+        at = np.arange(len(rows))
+        much, low, high = np.array([row["difference"] for row in rows]).T
+        colour = np.where(low > 0, "#0072B2", np.where(high < 0, "#D55E00", "#777777"))
+        axis.hlines(at, 100 * low, 100 * high, color=colour, lw=2)
+        axis.scatter(100 * much, at, color=colour, s=22, zorder=3)
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set_yticks(at, [row["model"] for row in rows], fontsize=8)
+        axis.set_title(name, fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(axis="x", labelsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel("points PAL is better by", fontsize=8)
+    figure.suptitle("PAL beside its peers: accuracy by user on seen people, paired, 95% intervals", fontsize=12)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

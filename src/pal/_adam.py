@@ -1,0 +1,62 @@
+"""Adam, as torch.optim has it; importing that imports torch._dynamo, which takes over a second."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["Adam", "RowAdam"]
+
+
+class RowAdam:
+    """Adam on the rows of a table that a step touches; the others cost nothing (lazy, as torch's SparseAdam)."""
+
+    def __init__(self, n: int, width: int, lr: float, device: torch.device) -> None:
+        self.lr = lr
+        self.m = torch.zeros(n, width, device=device)
+        self.v = torch.zeros(n, width, device=device)
+        self.t = torch.zeros(n, 1, device=device)
+
+    def step(self, table: Tensor, rows: Tensor, grad: Tensor) -> None:
+        """Moves the rows (U,) of the table (N, W) by their gradient (U, W), in place."""
+        if len(rows) == len(table):
+            self.m.lerp_(grad, 0.1)
+            self.v.lerp_(grad.square(), 0.01)
+            self.t += 1
+            table -= self._change(self.m, self.v, self.t)
+        else:
+            m, v, t = self.m[rows].lerp_(grad, 0.1), self.v[rows].lerp_(grad.square(), 0.01), self.t[rows] + 1
+            self.m[rows], self.v[rows], self.t[rows] = m, v, t
+            table[rows] -= self._change(m, v, t)
+
+    def _change(self, m: Tensor, v: Tensor, t: Tensor) -> Tensor:
+        return self.lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.99**t)).sqrt() + 1e-8)
+
+
+class Adam:
+    """Adam (Kingma and Ba, 2015) with L2 weight decay, as torch.optim.Adam."""
+
+    def __init__(self, groups: Sequence[tuple[Sequence[Tensor], float, float]]) -> None:
+        self.params = [(p, lr, decay) for params, lr, decay in groups for p in params]
+        self.m = [torch.zeros_like(p) for p, _, _ in self.params]
+        self.v = [torch.zeros_like(p) for p, _, _ in self.params]
+        self.t, self.factor = 0, 1.0  # the factor scales all learning rates
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
+        for p, _, _ in self.params:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Moves every parameter that has a gradient."""
+        self.t += 1
+        first, second = 1 - 0.9**self.t, math.sqrt(1 - 0.999**self.t)
+        for (p, lr, decay), m, v in zip(self.params, self.m, self.v, strict=True):
+            if p.grad is None:
+                continue
+            grad = p.grad.add(p, alpha=decay) if decay else p.grad
+            m.lerp_(grad, 0.1)
+            v.mul_(0.999).addcmul_(grad, grad, value=0.001)
+            p.addcdiv_(m, (v.sqrt() / second).add_(1e-8), value=-self.factor * lr / first)

@@ -1,0 +1,191 @@
+"""One person, answer by answer: their posterior, their weights, and the question that would tell most about them."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pal._adaptation.solver import solve_one
+from pal.embeddings import EmbeddedComparisons
+from pal.errors import InputError
+from pal.losses import get_loss
+from pal.model import RewardModel
+from pal.users import Population
+
+__all__ = ["Person", "next_comparison"]
+
+_DRAWS = 512  # from the posterior of a person of whom only the weights are known
+_LEVELS = 16  # at which an answer to one of a batch of questions is imagined
+
+
+class Person:
+    """A person who answers one question at a time.
+
+    Each answer updates the posterior over the population's atoms and the weights, in well under a millisecond.
+
+    Args:
+        model: a model with margins linear in the weights.
+        answered: what the person has answered so far, all rows theirs; None: nothing.
+    """
+
+    def __init__(self, model: RewardModel, answered: EmbeddedComparisons | None = None) -> None:
+        if not model.prototypes.linear:
+            raise InputError("margins of this model are not linear in the weights: questions cannot be chosen for it")
+        self.model, K = model, model.n_prototypes
+        self.atoms, self.log_mass = model.prior.atoms, model.prior.mass.log()
+        self.weights = model.population  # (K,)
+        self._margins, self._labels, self._counts = torch.zeros(0, K), torch.zeros(0), torch.zeros(0)
+        if answered is not None and len(answered):
+            table = answered.comparisons
+            self._add(question_margins(model, answered), table.label, table.weight)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def answer(self, question: EmbeddedComparisons, label: float | None = None) -> None:
+        """Takes one more answer.
+
+        Args:
+            question: one comparison.
+            label: P(left preferred) as answered; None: the one in ``question``.
+        """
+        if len(question) != 1:
+            raise InputError(f"a person answers one comparison at a time, found {len(question)}")
+        given = question.comparisons.label if label is None else np.array([label], dtype=np.float32)
+        if not 0 <= float(given[0]) <= 1:
+            raise InputError(f"label must lie in [0, 1], found {label!r}")
+        self._add(question_margins(self.model, question), given, question.comparisons.weight)
+
+    @torch.no_grad()
+    def _add(self, margins: Tensor, label: Any, weight: Any) -> None:
+        y = torch.from_numpy(np.array(label, dtype=np.float32))
+        c = torch.ones(len(y)) if weight is None else torch.from_numpy(np.array(weight, dtype=np.float32))
+        config = self.model.config
+        z = config.slope * (margins @ self.atoms.T) + config.side_bias
+        self.log_mass = torch.log_softmax(self.log_mass + c @ (z * y[:, None] - F.softplus(z)), dim=0)
+        self._margins = torch.cat([self._margins, margins + config.side_bias / config.slope])
+        self._labels, self._counts = torch.cat([self._labels, y]), torch.cat([self._counts, c])
+        centre = self.log_mass.exp() @ self.atoms
+        self.weights = centre / centre.sum()
+        if self.model.n_prototypes > 1 and not config.partition:
+            self.weights = solve_one(
+                self._margins, self._labels, self._counts, self.weights, config.strength, get_loss(config.loss)
+            )
+
+    @property
+    def posterior(self) -> Population:
+        """The density of this person's weights, given the answers."""
+        return Population(self.atoms, self.log_mass.exp())
+
+
+@torch.no_grad()
+def next_comparison(
+    model: RewardModel,
+    user: "str | int | Person | None",
+    candidates: EmbeddedComparisons,
+    *,
+    n: int | None = None,
+    tie: float = 0.0,
+    cost: npt.ArrayLike | None = None,
+    seed: int = 0,
+) -> Any:
+    """The candidate whose answer is expected to tell most about a person's weights.
+
+    The expected information is that of an answer about the weights: the entropy of the answer less its mean entropy
+    once the weights are known (Lindley, 1956; Houlsby et al., 2011, BALD).
+
+    Args:
+        model: with margins linear in the weights.
+        user: a `Person`, with everything they answered; the id of a user the model knows, whose weights and
+            concentration say where they may stand; None, or an unseen id: a new person.
+        candidates: comparisons that could be asked; their labels and users do not matter.
+        n: None for one row; or that many rows, to be asked together: each chosen given that those before it will have
+            been answered, so that a batch does not ask the same twice.
+        tie: half-width of the probabilities around one half that the person would answer as a tie, from 0 to below
+            0.5: P(tie) falls linearly from 1 at one half to 0 at 0.5 + 2 tie.
+        cost: (len(candidates),) positive, as seconds to answer; information per cost counts.
+        seed: of the draws, for a user of whom only the weights are known.
+
+    Returns:
+        A row of ``candidates`` (int), or rows (n,) int64, best first.
+
+    Raises:
+        InputError: no candidates, more rows wanted than there are, or a cost that is not positive.
+    """
+    size = len(candidates)
+    if not size:
+        raise InputError("there are no candidates to choose from")
+    wanted = 1 if n is None else n
+    if not 1 <= wanted <= size:
+        raise InputError(f"n must lie between 1 and the number of candidates, {size}, found {n}")
+    if not 0 <= tie < 0.5:
+        raise InputError(f"tie must be at least 0 and below 0.5, found {tie!r}")
+    price = torch.ones(size) if cost is None else torch.from_numpy(np.array(cost, dtype=np.float32))
+    if price.shape != (size,) or not bool((price > 0).all()):
+        raise InputError(f"cost must be {size} positive numbers")
+    belief = _belief(model, user, seed)
+    config = model.config
+    z = config.slope * (question_margins(model, candidates) @ belief.atoms.T) + config.side_bias
+    answers = _answers(torch.sigmoid(z), tie)  # (answers, candidates, atoms)
+    mass = belief.mass[None]  # (imagined pasts, atoms)
+    share = torch.ones(1)
+    rows: list[int] = []
+    for _ in range(wanted):
+        gain = sum(p * _information(answers, m) for p, m in zip(share, mass, strict=True)) / price
+        gain[rows] = -torch.inf
+        best = int(torch.as_tensor(gain).argmax())
+        rows.append(best)
+        # imagine each answer to it; keep the likelier pasts where there are many
+        futures = mass[:, None, :] * answers[None, :, best, :]
+        chance = futures.sum(2)
+        mass = (futures / chance.clamp(min=1e-12)[:, :, None]).flatten(0, 1)
+        share = (share[:, None] * chance).flatten()
+        top = share.topk(min(_LEVELS, len(share))).indices
+        mass, share = mass[top], share[top] / share[top].sum()
+    return rows[0] if n is None else np.array(rows, dtype=np.int64)
+
+
+def question_margins(model: RewardModel, data: EmbeddedComparisons) -> Tensor:
+    """Differences of prototype rewards (n, K) of each row."""
+    questions, rows = model.questions(data)
+    margins = model.terms(questions).margins
+    if margins is None:
+        raise InputError("margins of this model are not linear in the weights: questions cannot be chosen for it")
+    return margins[rows]
+
+
+def _belief(model: RewardModel, user: "str | int | Person | None", seed: int) -> Population:
+    if isinstance(user, Person):
+        return user.posterior
+    row = -1 if user is None else int(model.users.rows(pl.Series([user]))[0])
+    if row < 0:
+        return model.prior
+    concentration = float(model.users.concentration[row])
+    weights = model.users.weights[row]
+    if not np.isfinite(concentration):  # all that is known is how many answers there were
+        concentration = model.config.strength + float(model.users.n_comparisons[row])
+    rng = np.random.default_rng(seed)
+    draws = rng.gamma((concentration * weights.double().numpy()).clip(1e-3), size=(_DRAWS, len(weights)))
+    atoms = torch.from_numpy(draws + 1e-12).float()
+    return Population(atoms / atoms.sum(1, keepdim=True), torch.full((_DRAWS,), 1 / _DRAWS))
+
+
+def _answers(p: Tensor, tie: float) -> Tensor:
+    """Probabilities (answers, candidates, atoms) of left, right and, where people may say so, a tie."""
+    if not tie:
+        return torch.stack([p, 1 - p])
+    middle = (1 - (p - 0.5).abs() / (2 * tie)).clamp(min=0)
+    return torch.stack([p * (1 - middle), (1 - p) * (1 - middle), middle])
+
+
+def _information(answers: Tensor, mass: Tensor) -> Tensor:
+    """Mutual information (candidates,) of the answer and the atom, in nats."""
+
+    def entropy(p: Tensor) -> Tensor:
+        return -(p * p.clamp(min=1e-12).log()).sum(0)
+
+    return entropy(answers @ mass) - entropy(answers) @ mass

@@ -1,0 +1,57 @@
+"""User weights where the margin is not linear in them: descent from several starts, without a certificate."""
+
+import torch
+from torch import Tensor
+
+from pal._adam import RowAdam
+from pal._adaptation.solver import Solution
+from pal.losses import get_loss
+from pal.model import RewardModel
+from pal.prototypes import Terms
+from pal.questions import Answers
+
+__all__ = ["descend"]
+
+_STEPS, _RATE = 150, 0.2
+
+
+def descend(
+    model: RewardModel, terms: Terms, answers: Answers, n_users: int, strength: float, prior: Tensor
+) -> Solution:
+    """Adam on the logits of the weights, from the prior and from leaning to each prototype; the best of each user.
+
+    Args:
+        model: the frozen model.
+        terms: of the questions.
+        answers: of users in [0, n_users).
+        n_users: U.
+        strength: of KL(prior || w).
+        prior: (U, K) or (1, K).
+    """
+    loss, K = get_loss(model.config.loss), model.n_prototypes
+    c = torch.ones_like(answers.label) if answers.weight is None else answers.weight
+    everyone = torch.arange(n_users)
+    log_prior = prior.float().clamp(min=1e-6).log().expand(n_users, K)
+
+    def objective(logits: Tensor) -> Tensor:
+        w = torch.log_softmax(logits, 1)
+        cost = c * loss(model.prototypes.margin(terms, w.exp(), answers.question, answers.user), answers.label)
+        total = torch.zeros(n_users).index_add_(0, answers.user, cost)
+        return total - strength * (log_prior.exp() * (w - log_prior)).sum(1)
+
+    best, best_value = log_prior, torch.full((n_users,), torch.inf)
+    for k in range(-1, K):
+        logits = log_prior.clone() if k < 0 else log_prior + 2 * torch.eye(K)[k]
+        adam = RowAdam(n_users, K, _RATE, logits.device)
+        for step in range(_STEPS):
+            adam.lr = _RATE * (1 - step / _STEPS)
+            with torch.enable_grad():
+                trial = logits.detach().requires_grad_(True)
+                (grad,) = torch.autograd.grad(objective(trial).sum(), trial)
+            adam.step(logits, everyone, grad)
+        with torch.no_grad():
+            value = objective(logits)
+            better = value < best_value
+            best = torch.where(better[:, None], logits, best)
+            best_value = torch.where(better, value, best_value)
+    return Solution(torch.softmax(best, 1), torch.full((n_users,), torch.nan, dtype=torch.float64))

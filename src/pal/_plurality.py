@@ -1,0 +1,95 @@
+"""Is there plurality? A paired test over users of what several prototypes gain on one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["LEVEL", "Gain", "gain_of", "plurality", "smallest_good"]
+
+LEVEL = 0.05  # of the test; the probability of seeing plurality where there is none
+_FLIPS = 4000
+_BLOCK = 2_000_000  # flips x users at a time
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much lower one model's held-out loss is than another's.
+
+    Attributes:
+        mean: nats an answer.
+        error: its standard error, answers of one user going together.
+    """
+
+    mean: float
+    error: float
+
+
+def gain_of(difference: Array, user: Array) -> Gain:
+    """The gain of paired losses: differences (n,) on the same answers of users (n,)."""
+    if not len(difference):
+        return Gain(0.0, 0.0)
+    centred = difference - difference.mean()
+    sums = np.bincount(np.unique(user, return_inverse=True)[1], weights=centred)
+    return Gain(float(difference.mean()), float(np.sqrt((sums**2).sum()) / len(difference)))
+
+
+def plurality(
+    losses: Mapping[int, Array], user: Array, seed: int = 0, shared: Mapping[int, Array] | None = None
+) -> float:
+    """p-value of "one prototype is as good as any number of them", against "some number is better".
+
+    Users' summed gains on one prototype have their signs flipped at random, the same flips for every number of
+    prototypes, and the largest t statistic is compared with that of the flipped ones: so trying several numbers does
+    not make a false alarm likelier (Westfall and Young, 1993). Losses must be of answers that no model has seen;
+    then a model that only overfits gains less than nothing, and the test is conservative.
+
+    Args:
+        losses: held-out losses (n,) of the same answers, by number of prototypes; 1 must be among them.
+        user: (n,) of whom each answer is.
+        seed: of the flips.
+        shared: losses (n,) of the same models with the population's weights for everybody. Where these are lower than
+            those of one prototype, the gain is counted from them: what a larger or longer trained map gains for all
+            alike is not plurality.
+
+    Returns:
+        p, at least 1 / 4001; 1.0 where there is nothing to compare.
+    """
+    if 1 not in losses or len(losses) < 2 or not len(user):
+        return 1.0
+    row = np.unique(user, return_inverse=True)[1]
+    without = {k: min([losses[1], *([] if shared is None else [shared[k]])], key=np.mean) for k in losses}
+    gains = np.stack([np.bincount(row, weights=without[k] - losses[k]) for k in sorted(losses) if k != 1])
+    scale = np.sqrt((gains**2).sum(1))  # the same for every flip
+    gains = gains[scale > 0] / scale[scale > 0, None]
+    if not len(gains):
+        return 1.0
+    seen = float(_t(gains.sum(1), gains.shape[1]).max())
+    rng = np.random.default_rng(seed)
+    larger, done = 0, 0
+    while done < _FLIPS:
+        n = min(_FLIPS - done, max(1, _BLOCK // gains.shape[1]))
+        signs = rng.integers(2, size=(n, gains.shape[1]), dtype=np.int8) * 2.0 - 1.0
+        larger += int((_t(signs @ gains.T, gains.shape[1]).max(1) >= seen - 1e-12).sum())
+        done += n
+    return (larger + 1) / (_FLIPS + 1)
+
+
+def _t(total: Array, n: int) -> Array:
+    """T statistics of sums of n numbers whose squares sum to one."""
+    variance = np.clip(1.0 - total**2 / n, 1e-12, None)
+    return np.asarray(total / np.sqrt(variance))
+
+
+def smallest_good(losses: Mapping[int, Array], user: Array) -> int:
+    """The fewest prototypes whose loss is within one standard error of the best (Breiman et al., 1984; paired)."""
+    best = min(losses, key=lambda k: float(losses[k].mean()))
+    for k in sorted(losses):
+        worse = gain_of(losses[k] - losses[best], user)
+        if worse.mean <= worse.error:
+            return k
+    return best

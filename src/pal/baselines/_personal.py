@@ -1,0 +1,148 @@
+"""What the personal baselines share: users found by id, the interface of a reward model."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pal.embeddings import EmbeddedComparisons
+from pal.errors import InputError, UnknownUserError
+from pal.model import RewardModel
+from pal.users import rows_of
+
+__all__ = ["PersonalModel", "answers_of", "best_on", "is_array", "log_loss", "users_of"]
+
+T = TypeVar("T")
+
+
+def users_of(data: EmbeddedComparisons) -> tuple[pl.Series, Tensor]:
+    """Ids (U,) of the users with answers in data, and each row's user (n,) among them."""
+    present, user = np.unique(data.comparisons.user, return_inverse=True)
+    return data.comparisons.user_ids.gather(present), torch.from_numpy(user.astype(np.int64))
+
+
+def answers_of(data: EmbeddedComparisons) -> tuple[Tensor, Tensor]:
+    """Labels and weights (n,) of the rows, float64."""
+    label = torch.from_numpy(data.comparisons.label.copy()).double()
+    given = data.comparisons.weight
+    return label, torch.ones_like(label) if given is None else torch.from_numpy(given.copy()).double()
+
+
+def log_loss(probability: npt.NDArray[Any], data: EmbeddedComparisons) -> float:
+    """Mean log-loss of predicted probabilities (n,) on the rows of data; 0 without rows."""
+    label, weight = answers_of(data)
+    if not len(label):
+        return 0.0
+    p = torch.from_numpy(probability).double().clamp(1e-9, 1 - 1e-9)
+    return float(F.binary_cross_entropy(p, label, weight, reduction="sum") / weight.sum().clamp(min=1e-12))
+
+
+def best_on(validation: EmbeddedComparisons, models: Iterable[T], predict: Callable[[T], npt.NDArray[Any]]) -> T:
+    """The first of the models with the least log-loss on validation; stops once two in a row are worse than the best.
+
+    Raises:
+        InputError: there are no models.
+    """
+    best: tuple[float, T] | None = None
+    worse = 0
+    for model in models:
+        loss = log_loss(predict(model), validation)
+        if best is None or loss < best[0]:
+            best, worse = (loss, model), 0
+        else:
+            worse += 1
+        if worse == 2:
+            break
+    if best is None:
+        raise InputError("there is nothing to choose from")
+    return best[1]
+
+
+class PersonalModel(ABC):
+    """A baseline with something of its own for each user.
+
+    Attributes:
+        frame: checks data and encodes texts.
+        user_ids: (N,) users it knows.
+    """
+
+    frame: RewardModel
+
+    @property
+    @abstractmethod
+    def user_ids(self) -> pl.Series:
+        """(N,) ids of the users it knows."""
+
+    @abstractmethod
+    def predict(self, data: EmbeddedComparisons) -> npt.NDArray[np.float32]:
+        """P(left preferred) of each row, shape (n,); unseen users as people of whom nothing is known."""
+
+    @abstractmethod
+    def with_answers(self, few: EmbeddedComparisons) -> Self:
+        """A model that has learned the users in ``few`` from their answers there, the shared part frozen."""
+
+    @abstractmethod
+    def _rewards(self, user: int | None, responses: Tensor, prompts: Tensor | None, weights: Any) -> Tensor: ...
+
+    def rows(self, data: EmbeddedComparisons) -> Tensor:
+        """The user of each row (n,) among those it knows; their number for unseen users."""
+        found = torch.from_numpy(rows_of(data.comparisons.user_ids, self.user_ids).copy())
+        found = torch.where(found < 0, len(self.user_ids), found)
+        return found[torch.from_numpy(data.comparisons.user.astype(np.int64))]
+
+    def row(self, user_id: Any) -> int | None:
+        """Row of one user; None for None.
+
+        Raises:
+            UnknownUserError: the user is unseen.
+        """
+        if user_id is None:
+            return None
+        row = int(rows_of(pl.Series([user_id]), self.user_ids)[0])
+        if row < 0:
+            raise UnknownUserError(f"user {user_id!r} is unseen: call with_answers with some of their comparisons")
+        return row
+
+    def reward(
+        self, user_id: Any = None, *, responses: Any, prompt: Any = None, weights: Any = None
+    ) -> npt.NDArray[np.float32]:
+        """Rewards (n,) of responses for one user; higher = preferred, up to a constant per user and prompt.
+
+        Args:
+            user_id: a user the model knows; None for a person of whom nothing is known.
+            responses: n texts, or their embeddings (n, D).
+            prompt: a text or its embedding (Dp,), where the model takes one.
+            weights: (K,) in place of an id, where users have weights over prototypes.
+
+        Raises:
+            UnknownUserError: the user is unseen.
+            InputError: a prompt is missing.
+        """
+        row = self.row(user_id)
+        x, prompts = self.vectors(responses, prompt)
+        with torch.no_grad():
+            return self._rewards(row, x, prompts, weights).float().numpy()
+
+    def vectors(self, responses: Any, prompt: Any) -> tuple[Tensor, Tensor | None]:
+        """Embeddings (n, D) of responses, and of their prompt (n, Dp) where the model takes one."""
+        shape = self.frame.config.prompt
+        if shape in ("concatenate", "joint") and prompt is None:
+            raise InputError("this model takes a prompt: pass prompt=")
+        if not is_array(responses):
+            texts = list(responses)
+            responses = self.frame.encode([f"{prompt}\n\n{text}" for text in texts] if shape == "joint" else texts)
+        x = torch.from_numpy(np.array(responses, np.float32))
+        if shape != "concatenate":
+            return x, None
+        one = prompt if is_array(prompt) else self.frame.encode([prompt], "prompts")
+        return x, torch.from_numpy(np.array(one, np.float32)).reshape(1, -1).expand(len(x), -1)
+
+
+def is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"

@@ -1,0 +1,126 @@
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import pal
+from pal.adaptation import Person, next_comparison
+
+
+@pytest.fixture(scope="module")
+def town():
+    population = pal.simulation.population("a", n_users=150, n_prototypes=3, dim=8, per_user=60, kind="partition")
+    parts = population.data.split(unseen_users=0.3, seed=0)
+    config = pal.TrainConfig(n_prototypes=3, map="linear", latent_dim=8, max_steps=1500)
+    return pal.fit(parts.train, parts.validation, config).model, parts
+
+
+def answers_of(parts, number):
+    table = parts.unseen.comparisons
+    return parts.unseen.take(np.flatnonzero(table.user == np.unique(table.user)[number]))
+
+
+def test_a_person_answer_by_answer_is_the_person_all_at_once(town):
+    model, parts = town
+    few = answers_of(parts, 0).take(np.arange(12))
+    person = Person(model)
+    torch.testing.assert_close(person.weights, model.population)
+    for row in range(12):
+        person.answer(few.take(np.array([row])))
+    assert len(person) == 12
+    torch.testing.assert_close(person.weights, Person(model, few).weights, rtol=0, atol=2e-3)
+    torch.testing.assert_close(person.weights, pal.adapt(model, few).weights[0], rtol=0, atol=2e-3)
+
+
+def test_one_more_answer_takes_about_a_millisecond(town):
+    model, parts = town
+    few = answers_of(parts, 0)
+    person, margins = Person(model, few.take(np.arange(20))), torch.randn(1, 3)
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        person._add(margins, [1.0], None)
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.05  # generous: speed is shown in benchmarks
+
+
+def test_good_questions_find_a_person_in_fewer_answers(town):
+    model, parts = town
+
+    def right(ask, shots=4):
+        correct = []
+        for number in range(12):
+            own = answers_of(parts, number)
+            pool, test = own.take(np.arange(30)), own.take(np.arange(30, len(own)))
+            person, left = Person(model), list(range(30))
+            for _ in range(shots):
+                row = left.pop(ask(person, pool.take(np.array(left)), number))
+                person.answer(pool.take(np.array([row])))
+            named = model.with_users(
+                pal.adapt(model, test, prior=person.weights, strength=1e9)  # the person's weights, under their id
+            )
+            p = pal.predict(named, test)
+            correct.append(np.mean((p > 0.5) == (test.comparisons.label > 0.5)))
+        return np.mean(correct)
+
+    rng = np.random.default_rng(0)
+    asked = right(lambda person, pool, _: next_comparison(model, person, pool))
+    random = right(lambda _, pool, __: int(rng.integers(len(pool))))
+    assert asked > random + 0.02
+
+
+def test_a_batch_does_not_ask_the_same_twice(town):
+    model, parts = town
+    pool = parts.unseen.take(np.arange(40))
+    twice = pool.take(np.concatenate([np.arange(40), np.arange(40)]))
+    rows = next_comparison(model, None, twice, n=5)
+    assert len(set(rows.tolist())) == 5
+    assert rows[0] == next_comparison(model, None, twice)
+    assert int(rows[1]) % 40 != int(rows[0]) % 40  # the copy of the first has little left to tell
+
+
+def test_cost_and_ties_count(town):
+    model, parts = town
+    pool = parts.unseen.take(np.arange(30))
+    best = next_comparison(model, None, pool)
+    cost = np.ones(30)
+    cost[best] = 1e6
+    assert next_comparison(model, None, pool, cost=cost) != best
+    assert 0 <= next_comparison(model, None, pool, tie=0.2) < 30
+
+
+def test_users_by_id_and_new_people(town):
+    model, parts = town
+    pool = parts.test
+    known = model.user_ids[0]
+    assert 0 <= next_comparison(model, known, pool) < len(pool)
+    assert next_comparison(model, known, pool) == next_comparison(model, known, pool)  # one seed, one answer
+    assert next_comparison(model, "nobody knows me", pool) == next_comparison(model, None, pool)
+
+
+def test_bad_requests_are_refused(town):
+    model, parts = town
+    pool = parts.test.take(np.arange(3))
+    for arguments, says in [
+        ({"n": 4}, "n must lie between 1"),
+        ({"cost": [1, 2]}, "cost must be 3 positive"),
+        ({"cost": [1, 2, 0]}, "cost must be 3 positive"),
+        ({"tie": 0.5}, "tie must be"),
+    ]:
+        with pytest.raises(pal.InputError, match=says):
+            next_comparison(model, None, pool, **arguments)
+    with pytest.raises(pal.InputError, match="no candidates"):
+        next_comparison(model, None, pool.take(np.arange(0)))
+    with pytest.raises(pal.InputError, match="one comparison at a time"):
+        Person(model).answer(pool)
+
+
+def test_models_that_are_not_linear_in_the_weights_say_so():
+    data = pal.testing.tiny(200, users=8)
+    config = pal.TrainConfig(model="b", renormalize=True, n_prototypes=2, max_steps=20)
+    model = pal.fit(data, None, config).model
+    with pytest.raises(pal.InputError, match="not linear"):
+        Person(model)
+    with pytest.raises(pal.InputError, match="not linear"):
+        next_comparison(model, None, data)

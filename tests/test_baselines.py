@@ -1,0 +1,278 @@
+"""Each personal baseline keeps the interface and finds its own simulated truth."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+import pal
+from pal.baselines._newton import Tastes, solve_ridge
+from pal.baselines._pooled import Predicted, pooled_difference, pooled_intervals
+from pal.comparisons import Items
+from pal.embeddings import EmbeddedComparisons
+from pal.testing import tiny
+from pal.training import TrainConfig
+
+PERSONAL = ("factor", "lore", "metric", "per-user", "per-user-quadratic", "user-embedding", "vpl")
+QUICK = TrainConfig(max_steps=40, batch_size=64)
+
+
+def simulated(reward, users=40, per_user=120, items=60, dim=4, prompts=0, seed=0, noise=0.0):
+    """Answers of users to random pairs of items, by rewards (N, I), or (N, I) of prompts to one pair of responses.
+
+    `reward` takes the vectors (I, dim), a generator and N.
+    """
+    rng = np.random.default_rng(seed)
+    n = users * per_user
+    x = rng.normal(size=(items, dim)).astype(np.float32)
+    value = reward(x.astype(float), rng, users)
+    user = np.arange(n, dtype=np.int32) % users
+    left = rng.integers(items, size=n).astype(np.int32)
+    right = ((left + rng.integers(1, items, size=n)) % items).astype(np.int32)
+    margin = value[user, left] - value[user, right]
+    if prompts:
+        margin, prompt = value[user, left], left
+        left, right = np.zeros(n, np.int32), np.ones(n, np.int32)
+    label = (rng.random(n) < 1 / (1 + np.exp(-margin))).astype(np.float32)
+    base = tiny(8, users=1, responses=2).comparisons
+
+    def table(kind, count):
+        return Items(pl.Series("id", [f"{kind}{i}" for i in range(count)]), None, "id")
+
+    votes = table("r", 2), table("p", items)
+    comparisons = replace(
+        base,
+        user=user,
+        left=left,
+        right=right,
+        prompt=prompt if prompts else None,
+        label=label,
+        user_ids=pl.Series("user_id", [f"u{i}" for i in range(users)]),
+        responses=votes[0] if prompts else table("r", items),
+        prompts=votes[1] if prompts else None,
+    )
+    two = rng.normal(size=(2, dim)).astype(np.float32)
+    data = EmbeddedComparisons(comparisons, two if prompts else x, x if prompts else None)
+    return data, margin, x
+
+
+def regret(name, simulation):
+    """Log-loss on test answers above that of the truth, of the baseline and of the pooled one; the model; parts."""
+    data, margin, _ = simulation
+    parts = data.split(unseen_users=0.2, test=0.2, validation=0.1)
+    model = pal.baselines.fit(name, parts.train, parts.validation, TrainConfig(max_steps=500))
+    pooled = pal.baselines.fit("btl-linear", parts.train, parts.validation)
+    best = bayes(data, margin, parts.test)
+    losses = [pal.evaluate(m, parts.test, bootstrap=0).log_loss - best for m in (model, pooled)]
+    return *losses, model, parts
+
+
+def bayes(data, margin, part):
+    """Log-loss of the true probabilities on a part, found by user and item."""
+    key = lambda c: list(zip(c.user, c.left, c.right, c.user if c.prompt is None else c.prompt, strict=True))  # noqa: E731
+    truth = dict(zip(key(data.comparisons), margin, strict=True))
+    m = np.array([truth[k] for k in key(part.comparisons)])
+    return float(np.mean(np.logaddexp(0, m) - part.comparisons.label * m))
+
+
+def linear(x, rng, n):
+    return 0.5 * x[:, 0] + 2 * rng.normal(size=(n, x.shape[1])) @ x.T
+
+
+def ideal_points(x, rng, n):
+    """A metric of rank two out of four, and a point for each."""
+    factor = np.array([[1.5, 0], [0, 1.0], [0.0, 0], [0, 0]])
+    points = 1.5 * rng.normal(size=(n, 2))
+    return -np.square((x @ factor)[None] - points[:, None]).sum(2)
+
+
+def low_rank(x, rng, n):
+    weights = rng.dirichlet(0.3 * np.ones(3), n)
+    return weights @ (4 * rng.normal(size=(3, x.shape[1]))) @ x.T
+
+
+def two_camps(x, rng, n):
+    """Not linear: half like items far out in one direction, half those near nothing in another."""
+    one, other = 3 * np.abs(x[:, 0]), -3 * np.abs(x[:, 1])
+    return np.where((np.arange(n) % 2)[:, None] == 0, one, other)
+
+
+def opposites(x, rng, n):
+    """Two modes of one latent value: half want what the others shun."""
+    return np.where((np.arange(n) % 2)[:, None] == 0, 1, -1) * 4 * np.tanh(x[:, 0]) + x[:, 1]
+
+
+def factors(x, rng, n):
+    """Nothing of it is in the vectors."""
+    return rng.normal(size=len(x)) + 2 * rng.normal(size=(n, 2)) @ rng.normal(size=(2, len(x)))
+
+
+TRUTHS = {
+    "per-user": (linear, {}, 0.5),
+    "per-user-quadratic": (ideal_points, {}, 0.5),
+    "metric": (ideal_points, {}, 0.35),
+    "lore": (low_rank, {}, 0.3),
+    "user-embedding": (two_camps, {}, 0.35),
+    "vpl": (opposites, {"users": 80, "per_user": 60}, 0.2),
+    "factor": (factors, {"prompts": 1}, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_each_finds_its_own_truth(name):
+    truth, kind, share = TRUTHS[name]
+    own, pooled, model, parts = regret(name, simulated(truth, **kind))
+    assert own < share * pooled
+    curve = pal.shot_curve(model, parts.unseen, shots=[0, 40], seeds=1)["accuracy"].to_list()
+    assert curve[1] > curve[0] + 0.05, curve
+
+
+def test_the_metric_is_found_up_to_scale():
+    _, _, model, _ = regret("metric", simulated(ideal_points, per_user=200))
+    features = model.shared.features
+    vectors = features.response.numpy()  # L acts on features: the metric where items live is R M R'
+    found = vectors @ model.metric.numpy() @ vectors.T
+    true = np.diag([1.5**2, 1.0, 0, 0])
+    assert (found * true).sum() / np.linalg.norm(found) / np.linalg.norm(true) > 0.97
+    assert np.linalg.eigvalsh(model.metric.double().numpy()).min() > -1e-5
+
+
+def test_lore_weights_are_on_the_simplex_and_can_be_given():
+    parts = tiny(300, prompts=0).split(unseen_users=0.25, test=0.2, validation=0.2)
+    model = pal.baselines.fit("lore", parts.train, parts.validation, QUICK)
+    table = model.with_answers(parts.unseen).people.table
+    assert torch.allclose(table.sum(1), torch.ones(len(table), dtype=table.dtype), atol=1e-5)
+    assert bool((table >= 0).all())
+    x = parts.test.responses[:3]
+    same = model.reward(weights=model.people.table[0].numpy(), responses=x)
+    np.testing.assert_allclose(same, model.reward(model.user_ids[0], responses=x), rtol=1e-5)
+    with pytest.raises(pal.InputError, match="sum to 1"):
+        model.reward(weights=[0.7] * table.shape[1], responses=x)
+
+
+@pytest.mark.parametrize("prompts", [0, 5])
+@pytest.mark.parametrize("name", PERSONAL)
+def test_interface(name, prompts):
+    parts = tiny(300, prompts=prompts).split(unseen_users=0.25, test=0.2, validation=0.2)
+    model = pal.baselines.fit(name, parts.train, parts.validation, QUICK)
+    p = pal.predict(model, parts.test)
+    assert p.shape == (len(parts.test),)
+    assert ((p > 0) & (p < 1)).all()
+    again = pal.baselines.fit(name, parts.train, parts.validation, QUICK)
+    assert np.array_equal(pal.predict(again, parts.test), p)
+    # sides
+    flipped = replace(parts.test, comparisons=parts.test.comparisons.swapped(np.ones(len(parts.test), dtype=bool)))
+    np.testing.assert_allclose(pal.predict(model, flipped), 1 - p, atol=1e-5)
+    # people: order of rows and ids do not matter, those it knew stay
+    wider = model.with_answers(parts.unseen)
+    assert pal.evaluate(wider, parts.unseen).n_unseen == 0
+    np.testing.assert_allclose(pal.predict(wider, parts.test), p, atol=1e-6)
+    shuffled = model.with_answers(parts.unseen.take(np.arange(len(parts.unseen))[::-1].copy()))
+    np.testing.assert_allclose(pal.predict(shuffled, parts.unseen), pal.predict(wider, parts.unseen), atol=1e-4)
+    # rewards
+    table, x = parts.test.comparisons, parts.test.responses
+    for row in range(5):
+        prompt = parts.test.prompts[table.prompt[row]] if prompts else None
+        sides = x[[table.left[row], table.right[row]]]
+        rewards = model.reward(table.user_ids[int(table.user[row])], prompt=prompt, responses=sides)
+        assert rewards.dtype == np.float32
+        logit = float(np.log(p[row] / (1 - p[row])))
+        assert float(rewards[0] - rewards[1]) == pytest.approx(logit, abs=1e-3 * max(1, abs(logit)))
+    unseen = parts.unseen.comparisons.compact().user_ids[0]
+    with pytest.raises(pal.UnknownUserError, match="unseen"):
+        model.reward(unseen, prompt=prompt, responses=x[:2])
+    if prompts:
+        with pytest.raises(pal.InputError, match="takes a prompt"):
+            model.reward("u0", responses=x[:2])
+    with pytest.raises(pal.InputError, match=r"dimension|takes responses"):
+        model.predict(replace(parts.test, responses=x[:, :4].copy()))
+
+
+def test_newton_is_scikit_learns_regression_with_an_offset_of_zero():
+    rng = np.random.default_rng(0)
+    x, label = rng.normal(size=(80, 3)), (rng.random(80) < 0.4).astype(float)
+    rows, user = torch.arange(80), torch.arange(80) % 2
+    tastes = Tastes(torch.from_numpy(x), torch.zeros(80), rows, user, torch.from_numpy(label), torch.ones(80), 2)
+    found = solve_ridge(tastes, torch.zeros(3), 0.5)
+    for i in range(2):
+        reference = LogisticRegression(C=2.0, fit_intercept=False, tol=1e-10, max_iter=1000)
+        np.testing.assert_allclose(found[i], reference.fit(x[i::2], label[i::2]).coef_[0], atol=1e-5)
+
+
+def test_factor_knows_questions_by_id_and_says_the_pooled_margin_of_others():
+    data, _, x = simulated(factors, prompts=1, per_user=40)
+    parts = data.split(unseen_users=0.2, test=0.2, validation=0.1, by="prompt")
+    model = pal.baselines.fit("factor", parts.train, parts.validation, QUICK)
+    p = pal.predict(model, parts.test)
+    for prompt in np.unique(parts.test.comparisons.prompt):
+        assert len({round(float(v), 6) for v in p[parts.test.comparisons.prompt == prompt]}) == 1
+    # the same table in another order
+    order = np.random.default_rng(1).permutation(len(x))
+    table = parts.train.comparisons
+    prompts = Items(table.prompts.ids.gather(order), None, "id")
+    moved = replace(table, prompts=prompts, prompt=np.argsort(order).astype(np.int32)[table.prompt])
+    same = replace(parts.train, comparisons=moved, prompts=parts.train.prompts[order])
+    np.testing.assert_allclose(pal.predict(model, same), pal.predict(model, parts.train), atol=1e-5)
+
+
+# -- compare --------------------------------------------------------------------------------------------------------
+
+
+def compared(**values):
+    return pal.baselines.compare(tiny(400), ["majority", "btl-linear", "per-user"], seeds=2, shots=[0, 5], **values)
+
+
+def test_compare_has_intervals_and_paired_differences():
+    rows = {row["model"]: row for row in compared()}
+    assert list(rows) == ["majority", "btl-linear", "per-user"]
+    for row in rows.values():
+        low, high = row["interval"]
+        assert low <= row["accuracy_by_user"] <= high
+        assert row["intervals"]["accuracy_by_user"] == row["interval"]
+        assert {"worst_tenth", "log_loss", "accuracy"} <= set(row["intervals"])
+        low, high = row["intervals"]["shots_5"]
+        assert low <= row["shots_5"] <= high
+        assert len(row["by_seed"]) == 2
+        mean, low, high = row["difference"]
+        assert low <= mean <= high
+        assert mean == pytest.approx(rows["per-user"]["accuracy_by_user"] - row["accuracy_by_user"])
+    assert rows["per-user"]["difference"] == [0, 0, 0]
+    other = {row["model"]: row for row in compared(reference="majority")}
+    assert other["majority"]["difference"] == [0, 0, 0]
+    assert other["per-user"]["difference"][0] == pytest.approx(-rows["majority"]["difference"][0])
+
+
+@pytest.mark.slow
+def test_compare_in_processes_is_compare_in_one():
+    drop = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]  # noqa: E731
+    assert drop(compared(workers=2)) == drop(compared())
+
+
+@pytest.mark.parametrize("values", [{"reference": "lore"}, {"reference": "oracle"}, {"workers": 0}])
+def test_compare_refuses(values):
+    with pytest.raises(pal.InputError):
+        compared(**values)
+
+
+def test_compare_leaves_out_shots_that_nobody_has():
+    rows = pal.baselines.compare(tiny(80), ["majority"], seeds=1, shots=[500])
+    assert rows[0]["shots_500"] is None
+    assert "shots_500" not in rows[0]["intervals"]
+
+
+def test_clusters_widen_the_interval_of_repeated_people():
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(50), 20)
+    skill = rng.random(50)[user]
+    label = np.ones(1000)
+    splits = [Predicted(np.where(rng.random(1000) < skill, 0.9, 0.1), label, user, 50) for _ in range(4)]
+    apart = [replace(split, user=user + 50 * i, n_users=200) for i, split in enumerate(splits)]
+    widths = [np.subtract(*pooled_intervals(s)["accuracy_by_user"][::-1]) for s in (splits, apart)]
+    assert widths[0] > 1.5 * widths[1]
+    half = [replace(split, probability=np.full(1000, 0.5)) for split in splits]
+    mean, low, high = pooled_difference(splits, half)
+    assert low < mean < high
+    assert mean == pytest.approx(np.mean([s.accuracy().mean() for s in splits]) - 0.5)

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+import pal
+from pal._plurality import gain_of, plurality, smallest_good
+
+
+def losses(gains, users=80, answers=6, noise=1.0, seed=0):
+    """Losses by K: those of one prototype, and of others that gain so much on it, noise shared by a user's answers."""
+    rng = np.random.default_rng(seed)
+    user = np.repeat(np.arange(users), answers)
+    base = rng.random(len(user))
+    made = {1: base}
+    for k, gain in gains.items():
+        made[k] = base - gain - noise * rng.normal(size=users)[user] - 0.1 * rng.normal(size=len(user))
+    return made, user
+
+
+def test_one_number_of_prototypes_is_the_paired_t_test():
+    made, user = losses({3: 0.2})
+    by_user = np.bincount(user, weights=made[1] - made[3])
+    expected = stats.ttest_1samp(by_user, 0, alternative="greater").pvalue
+    assert plurality(made, user) == pytest.approx(expected, abs=0.01)
+
+
+def test_the_level_holds_whatever_the_number_tried():
+    alarms = sum(
+        plurality(losses(dict.fromkeys((2, 3, 5, 8), 0.0), seed=seed)[0], losses({})[1]) <= 0.05 for seed in range(200)
+    )
+    assert alarms <= 20
+
+
+def test_a_gain_is_found_and_a_loss_is_not():
+    made, user = losses({2: -0.2, 3: 0.5})
+    assert plurality(made, user) < 0.01
+    made, user = losses({2: -0.5, 3: -0.2})
+    assert plurality(made, user) > 0.5
+
+
+def test_nothing_to_compare_is_no_plurality():
+    assert plurality({1: np.zeros(3)}, np.arange(3)) == 1.0
+    assert plurality({1: np.zeros(3), 2: np.zeros(3)}, np.arange(3)) == 1.0
+    assert plurality({1: np.zeros(0), 2: np.zeros(0)}, np.arange(0)) == 1.0
+
+
+def test_the_fewest_prototypes_within_a_standard_error():
+    made, user = losses({2: 0.5, 3: 0.51, 5: 0.505}, noise=0.0)
+    assert smallest_good({**made, 3: made[2] - 0.001}, user) in (2, 3)
+    made[3] = made[2] + 0.001 * np.random.default_rng(0).normal(size=len(user))
+    assert smallest_good({k: made[k] for k in (1, 2, 3)}, user) == 2
+
+
+def test_errors_of_one_person_go_together():
+    user = np.repeat(np.arange(50), 10)
+    shared = np.random.default_rng(0).normal(size=50)[user]
+    assert gain_of(shared, user).error == pytest.approx(shared.std() / np.sqrt(50), rel=0.01)
+
+
+@pytest.mark.parametrize(("kind", "plural"), [("partition", True), ("homogeneous", False)])
+def test_select_tells_plural_people_from_others(kind, plural):
+    data = pal.simulation.population("a", n_users=40, n_prototypes=2, dim=4, per_user=40, kind=kind, noise=0.3).data
+    config = pal.TrainConfig(map="linear", latent_dim=4, max_steps=250)
+    choice = pal.select(data, [1, 2], config, folds=2)
+    assert (choice.n_prototypes > 1) == plural == (choice.p_value <= 0.05)
+    assert choice.table["n_prototypes"].to_list() == [1, 2]
+    assert choice.table["chosen"].sum() == 1
+    assert choice.n == len(data)
+    assert ("There is plurality" if plural else "No plurality") in choice.verdict
+
+
+def test_select_refuses_what_it_cannot_do():
+    data = pal.testing.tiny(30, users=30)
+    with pytest.raises(pal.InputError, match="folds must be at least 2"):
+        pal.select(data, folds=1)
+    with pytest.raises(pal.InputError, match="too few"):
+        pal.select(data.take(np.arange(2)), [1, 2], folds=5)

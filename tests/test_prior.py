@@ -1,0 +1,117 @@
+"""The population as a density on the simplex: learned from seen people, used for new ones."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import pal
+from pal._adaptation.prior import posterior
+from pal.adaptation import solve_weights
+from pal.questions import Answers
+from pal.users import Population, concentration_of
+
+
+@pytest.fixture(scope="module")
+def town():
+    population = pal.simulation.population("a", n_users=200, n_prototypes=3, dim=8, per_user=60, kind="partition")
+    parts = population.data.split(unseen_users=0.3, seed=0)
+    config = pal.TrainConfig(n_prototypes=3, map="linear", latent_dim=8, max_steps=1500)
+    return pal.fit(parts.train, parts.validation, config).model, parts
+
+
+def test_the_population_is_where_its_people_are(town):
+    model, _ = town
+    assert float(model.mass.sum()) == pytest.approx(1, abs=1e-4)
+    assert torch.allclose(model.atoms.sum(1), torch.ones(len(model.atoms)), atol=1e-4)
+    torch.testing.assert_close(model.population, model.users.weights.mean(0), rtol=0, atol=0.1)
+    assert model.prior.concentration < 3  # three groups: people are far apart
+
+
+def test_the_posterior_is_bayes_rule(town):
+    model, parts = town
+    few = parts.unseen.take(np.arange(200))
+    questions, rows = model.questions(few)
+    terms = model.terms(questions)
+    user = torch.from_numpy(np.unique(few.comparisons.user, return_inverse=True)[1])
+    label = torch.from_numpy(few.comparisons.label)
+    mean, variance = posterior(model, model.prior, terms, Answers(user, rows, label), int(user.max()) + 1)
+    for i in range(int(user.max()) + 1):
+        own = user == i
+        z = model.config.slope * (terms.margins[rows[own]] @ model.atoms.T).double() + model.config.side_bias
+        y, log_p = label[own, None], torch.nn.functional.logsigmoid
+        likelihood = (y * log_p(z) + (1 - y) * log_p(-z)).sum(0)
+        share = torch.softmax(likelihood + model.mass.double().log(), 0)
+        expected = share @ model.atoms.double()
+        torch.testing.assert_close(mean[i].double(), expected, rtol=0, atol=1e-3)
+        spread = share @ (model.atoms.double() - expected).square()
+        torch.testing.assert_close(variance[i].double(), spread, rtol=0, atol=1e-3)
+
+
+def test_pieces_of_users_are_the_same_as_all_at_once(town, monkeypatch):
+    model, parts = town
+    whole = pal.adapt(model, parts.unseen)
+    monkeypatch.setattr("pal._adaptation.prior._CELLS", 50 * len(model.mass))
+    cut = pal.adapt(model, parts.unseen)
+    torch.testing.assert_close(cut.weights, whole.weights, rtol=0, atol=2e-3)
+
+
+def test_more_answers_make_surer_and_never_worse(town):
+    model, parts = town
+    curve = pal.shot_curve(model, parts.unseen, shots=[0, 1, 3, 10, 30], reserve=30)
+    losses = curve["log_loss"].to_list()
+    assert all(later < before + 0.01 for before, later in itertools.pairwise(losses))
+    assert curve["accuracy_by_user"][-1] > curve["accuracy_by_user"][0] + 0.1
+    few = pal.adapt(model, parts.unseen.take(np.flatnonzero(parts.unseen.comparisons.user % 2 == 0)[:60]))
+    many = pal.adapt(model, parts.unseen)
+    assert float(many.concentration.median()) > float(few.concentration.min())
+    assert bool((many.sd <= 0.5).all())
+
+
+def test_a_prior_a_user_is_the_same_as_one_by_one():
+    rng = np.random.default_rng(0)
+    m = torch.tensor(rng.normal(size=(60, 4)), dtype=torch.float32)
+    y = torch.tensor(rng.integers(2, size=60), dtype=torch.float32)
+    user = torch.arange(60) % 6
+    priors = torch.tensor(rng.dirichlet(np.ones(4), size=6), dtype=torch.float32)
+    together = solve_weights(m, y, user, 6, priors, strength=2.0)
+    for i in range(6):
+        alone = solve_weights(m[user == i], y[user == i], user[user == i] * 0, 1, priors[i], strength=2.0)
+        torch.testing.assert_close(together.weights[i], alone.weights[0], rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("K", [3, 6, 30])
+def test_many_users_at_once_agree_with_a_few(K):
+    """Large batches take the float32 way; every certificate is checked in float64 from the margins."""
+    g = torch.Generator().manual_seed(K)
+    users = 3000
+    counts = torch.randint(0, 30, (users,), generator=g)
+    user = torch.arange(users).repeat_interleave(counts)
+    m = 3 * torch.randn(len(user), K, generator=g)
+    y = torch.randint(0, 2, (len(user),), generator=g).float()
+    found = solve_weights(m, y, user, users, strength=0.5)
+    w = found.weights.double()
+    z = (m.double() * w[user]).sum(1)
+    first = torch.sigmoid(z) - y.double()
+    grad = torch.zeros(users, K, dtype=torch.float64).index_add_(0, user, first[:, None] * m.double()) - 0.5 / K / w
+    value = torch.zeros(users, dtype=torch.float64).index_add_(0, user, torch.nn.functional.softplus(z) - y * z)
+    value += 0.5 / K * ((1 / K) / w).log().sum(1)
+    gap = (grad * w).sum(1) - grad.min(1).values
+    bound = 1e-4 * value.clamp(min=1.0)
+    assert bool((found.gap <= bound).all())
+    assert bool((gap <= 1.2 * bound + 1e-4).all())  # of the weights as returned, in float32
+    some = torch.arange(40)
+    rows = user < 40
+    alone = solve_weights(m[rows], y[rows], user[rows], 40, strength=0.5)
+    torch.testing.assert_close(found.weights[some], alone.weights, rtol=0, atol=5e-3)
+
+
+def test_the_concentration_is_that_of_a_dirichlet_distribution():
+    alpha = np.array([2.0, 3.0, 5.0])
+    draws = np.random.default_rng(0).dirichlet(alpha, size=200_000)
+    found = concentration_of(torch.tensor(draws.mean(0))[None], torch.tensor(draws.var(0))[None])
+    assert float(found[0]) == pytest.approx(10, rel=0.03)
+    atoms = torch.tensor(draws[:5000], dtype=torch.float32)
+    assert Population(atoms, torch.full((5000,), 1 / 5000)).concentration == pytest.approx(10, rel=0.1)
+    assert Population.of(torch.tensor([0.5, 0.5])).concentration == float("inf")
