@@ -19,6 +19,7 @@ from pal.training import TrainConfig, TrainResult, tabulated, train
 __all__ = ["CANDIDATES", "Choice", "FitResult", "fit", "select"]
 
 CANDIDATES = (1, 2, 3, 5, 8, 12, 16)  # of n_prototypes="auto"
+_FEW = 5000  # training answers
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ def fit(
             return stage(k, None)
         result = stage(k, pooled.model)
         gain = _gain(pooled, result, validation.comparisons.user)
-        if gain.mean > gain.error:
+        if gain.mean > gain.error and len(train_data) > _FEW:
             return result
-        # few people may show no direction to grow in: try once from nowhere before saying that there is none
+        # few answers may not show in which directions to grow: try once from nowhere as well
         return min(result, stage(k, None, "-random"), key=lambda r: float(r.validation_loss.mean()))
 
     if start is not None:

@@ -41,7 +41,7 @@ class TrainConfig:
         batch_size: comparisons a step; None: a hundredth of them, from 256 to 8,192.
         max_steps: at most this many steps.
         max_epochs: at most this many passes, where given.
-        patience: evaluations without improvement before the learning rates fall.
+        patience: evaluations without improvement before the learning rates fall; after that, half as many.
         drops: times the learning rates fall (to a fifth) before training ends.
         eval_every: steps between evaluations; None: a pass, from 8 to 25.
         refit: end with weights solved on training and validation answers together.
@@ -74,7 +74,7 @@ class TrainConfig:
     batch_size: int | None = None
     max_steps: int = 20_000
     max_epochs: int | None = None
-    patience: int = 12
+    patience: int = 8
     drops: int = 2
     eval_every: int | None = None
     refit: bool = True

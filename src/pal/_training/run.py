@@ -105,6 +105,8 @@ class Run:
         if resumed is not None:
             self.generator.set_state(resumed)
         began = time.perf_counter() - state.seconds
+        if state.step == 0 and len(self.tables.val_answers):
+            state.best_loss = self._validation_loss()  # no worse than where it starts from
         saved = time.perf_counter()
         running = torch.zeros((), device=self.device)
         with bar(f"K = {self.shape.n_prototypes}", self.config.progress) as report:
@@ -193,7 +195,7 @@ class Run:
             state.mark, state.bad = loss, 0
         else:
             state.bad += 1
-        if state.bad >= self.patience:
+        if state.bad >= (self.patience if state.drops == 0 else max(2, self.patience // 2)):
             state.bad, state.drops = 0, state.drops + 1
             self._restore(self.best)
             self.users.lr *= 0.2
