@@ -6,8 +6,9 @@ Run `python benchmarks/starts.py`; one split of each data set, five seeds of tra
 from dataclasses import replace
 from typing import Any
 
-import machine
 import numpy as np
+
+import machine
 import pal
 from compare import LINEAR, persona, polis, simulation
 from pal import TrainConfig

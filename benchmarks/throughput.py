@@ -16,7 +16,7 @@ from pal._training.tables import Tables
 from pal.model import make_prototypes
 from pal.training import model_config
 
-K, PLAIN_BATCH, BATCH = 3, 64, 65_536
+K, PLAIN_BATCH, BATCH = 3, 64, 262_144
 
 
 def data() -> pal.EmbeddedComparisons:

@@ -70,11 +70,12 @@ class Person:
         self._margins = torch.cat([self._margins, margins + config.side_bias / config.slope])
         self._labels, self._counts = torch.cat([self._labels, y]), torch.cat([self._counts, c])
         centre = self.log_mass.exp() @ self.atoms
-        self.weights = centre / centre.sum()
-        if self.model.n_prototypes > 1 and not config.partition:
-            self.weights = solve_one(
-                self._margins, self._labels, self._counts, self.weights, config.strength, get_loss(config.loss)
-            )
+        centre = centre / centre.sum()
+        if self.model.n_prototypes == 1 or config.partition:
+            self.weights = centre
+            return
+        answers = (self._margins, self._labels, self._counts)
+        self.weights = solve_one(*answers, centre, config.strength, get_loss(config.loss), self.weights)
 
     @property
     def posterior(self) -> Population:

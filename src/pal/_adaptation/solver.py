@@ -82,11 +82,13 @@ def solve_weights(
     return Solution(weights, gap)
 
 
-def solve_one(margins: Tensor, label: Tensor, weight: Tensor, prior: Tensor, strength: float, loss: Loss) -> Tensor:
-    """Weights (K,) of one user with answers (n, K), (n,), (n,) and prior (K,), without the cost of a batch's book."""
-    pi = prior.clamp(min=1e-9)[None] / prior.clamp(min=1e-9).sum()
-    problem = _Problem(margins[None], label[None], weight[None], pi, strength).to(torch.float64)
-    weights = (_hinge if loss.name == "hinge" else _certified)(problem, loss, problem.prior)[0]
+def solve_one(
+    margins: Tensor, label: Tensor, weight: Tensor, prior: Tensor, strength: float, loss: Loss, start: Tensor
+) -> Tensor:
+    """Weights (K,) of one user with answers (n, K), (n,), (n,) and prior (K,), from a start (K,), without the books."""
+    pi, w = (x.double().clamp(min=1e-9)[None] for x in (prior, start))
+    problem = _Problem(margins[None], label[None], weight[None], pi / pi.sum(), strength).to(torch.float64)
+    weights = (_hinge if loss.name == "hinge" else _certified)(problem, loss, w / w.sum())[0]
     return weights[0].float()
 
 

@@ -3,6 +3,8 @@
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +29,17 @@ __all__ = ["Run"]
 SAVE_EVERY = 5.0  # seconds between checkpoints
 SOLVED = 4e-3  # a validation loss below which nothing is left to learn, only margins to inflate
 IMPROVEMENT = 1e-3  # share of the loss that an evaluation must gain to count
+
+
+@contextmanager
+def _threads(batch: int) -> Iterator[None]:
+    """As many of torch's threads as a step of so many comparisons keeps busy: waking more costs more than they do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, batch // 2048)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass
@@ -109,7 +122,7 @@ class Run:
             state.best_loss = self._validation_loss()  # no worse than where it starts from
         saved = time.perf_counter()
         running = torch.zeros((), device=self.device)
-        with bar(f"K = {self.shape.n_prototypes}", self.config.progress) as report:
+        with _threads(self.batch), bar(f"K = {self.shape.n_prototypes}", self.config.progress) as report:
             while not state.done:
                 if state.position >= n:
                     order_state, state.position = self.generator.get_state(), 0
