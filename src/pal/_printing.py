@@ -13,6 +13,7 @@ __all__ = [
     "plain",
     "print_choice",
     "print_comparison",
+    "print_experiments",
     "print_fit",
     "print_json",
     "print_metrics",
@@ -85,6 +86,23 @@ def print_choice(choice: Any) -> None:
         table.add_row(str(row["n_prototypes"]), *shown)
     print_table(table)
     say(f"{choice.n} answers, each held out once. {choice.verdict}")
+
+
+def print_experiments(records: Iterable[dict[str, Any]]) -> None:
+    """The paper's numbers beside ours, an experiment a table, and the checks that failed."""
+    for record in records:
+        if "skipped" in record:
+            say(f"{record['name']}: skipped: {record['skipped']}")
+            continue
+        columns = list(record["table"][0]) if record["table"] else []
+        table = Table(*columns, title=f"{record['name']}: {record['what']}")
+        for row in record["table"]:
+            table.add_row(*(plain(str(row.get(column, ""))) for column in columns))
+        print_table(table)
+        say(f"{record['name']}: {record['seconds']:.0f} s, {record['peak_mib']} MiB, {', '.join(record['figures'])}")
+        for check in record["checks"]:
+            if not check["ok"]:
+                warn(f"{record['name']}: {check['name']}: {check['seen']:.3f}, wanted {check['wanted']}")
 
 
 def print_table(table: Table) -> None:

@@ -18,6 +18,7 @@ from pal._printing import (
     plain,
     print_choice,
     print_comparison,
+    print_experiments,
     print_fit,
     print_json,
     print_metrics,
@@ -426,6 +427,40 @@ def simulate(
         print_json({"comparisons": len(population), "files": [str(f) for f in files]})
     else:
         say(f"{len(population)} comparisons in {files[0]}, vectors in {files[1]}, the truth in {files[2]}.")
+
+
+@app.command()
+def reproduce(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Experiments; without any, all.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for NAME.json, pictures and cached cells.")] = Path(
+        "paper"
+    ),
+    scale: Annotated[str, typer.Option(help="small (minutes) or paper (as large as the paper's).")] = "small",
+    seeds: Annotated[int | None, typer.Option(help="Data sets and starts of each setting; 1 if small, else 5.")] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="Only list the experiments, as JSON.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Runs tables and figures of the paper again, with its numbers beside ours.
+
+    A killed call goes on where it was when it is made again. Ends with exit code 1 where a check failed.
+
+    Example: pal reproduce figure-4 --scale small -o paper
+    """
+    from pal.paper._runner import listing, show
+    from pal.paper._runner import reproduce as run
+
+    if show_list:
+        print_json(listing(scale, seeds, out))
+        return
+    records = run(names or (), scale, seeds, out, show)
+    if as_json:
+        print_json([{key: value for key, value in record.items() if key != "rows"} for record in records])
+    else:
+        print_experiments(records)
+    if any(not check["ok"] for record in records for check in record.get("checks", [])):
+        raise typer.Exit(1)
 
 
 # -- parsing -------------------------------------------------------------------------------------------------------

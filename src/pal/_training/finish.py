@@ -174,7 +174,7 @@ class _Finish:
         model = self.model
         if model.n_prototypes == 1:
             return
-        present, place = torch.unique(some.user, return_inverse=True)
+        present, place = torch.unique(some.user.long(), return_inverse=True)
         own = replace(some, user=place)
         if model.config.partition:
             atoms = torch.eye(model.n_prototypes)

@@ -1,6 +1,7 @@
 """Training and validation answers as tensors."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class Tables:
     val_answers: Answers  # user == len(user_ids): unseen
     sided: bool
 
-    @property
+    @cached_property
     def counts(self) -> Tensor:
         """(N,) training answers of each user, as float32 of at least 1."""
         return torch.bincount(self.answers.user, minlength=len(self.user_ids)).float().clamp(min=1)
