@@ -67,7 +67,7 @@ class TrainConfig:
     balance_users: bool = False
     strength: float = 5.0
     init: str = "grow"
-    lr: float = 3e-3
+    lr: float = 6e-3
     prototype_lr: float = 1e-2
     user_lr: float = 1e-1
     weight_decay: float = 0.0

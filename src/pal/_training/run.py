@@ -27,7 +27,7 @@ from pal.questions import compact
 __all__ = ["Run"]
 
 SAVE_EVERY = 5.0  # seconds between checkpoints
-SOLVED = 4e-3  # a validation loss below which nothing is left to learn, only margins to inflate
+SOLVED = 2.5e-3  # a validation loss below which nothing is left to learn, only margins to inflate
 IMPROVEMENT = 1e-3  # share of the loss that an evaluation must gain to count
 
 
