@@ -88,8 +88,12 @@ def solve_one(
     """Weights (K,) of one user with answers (n, K), (n,), (n,) and prior (K,), from a start (K,), without the books."""
     pi, w = (x.double().clamp(min=1e-9)[None] for x in (prior, start))
     problem = _Problem(margins[None], label[None], weight[None], pi / pi.sum(), strength).to(torch.float64)
-    weights = (_hinge if loss.name == "hinge" else _certified)(problem, loss, w / w.sum())[0]
-    return weights[0].float()
+    w = w / w.sum()
+    if loss.name != "hinge":
+        found, gap = _newton(problem, loss, w, 0.5 * TOLERANCE, 40)
+        if float(gap) <= TOLERANCE:
+            return found[0].float()
+    return (_hinge if loss.name == "hinge" else _certified)(problem, loss, w)[0][0].float()
 
 
 def variances(
