@@ -6,6 +6,7 @@ import torch
 
 import pal
 from pal.adaptation import Person, next_comparison
+from pal.testing import tiny
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_bad_requests_are_refused(town):
 
 
 def test_models_that_are_not_linear_in_the_weights_say_so():
-    data = pal.testing.tiny(200, users=8)
+    data = tiny(200, users=8)
     config = pal.TrainConfig(model="b", renormalize=True, n_prototypes=2, max_steps=20)
     model = pal.fit(data, None, config).model
     with pytest.raises(pal.InputError, match="not linear"):

@@ -4,6 +4,7 @@ from scipy import stats
 
 import pal
 from pal._plurality import gain_of, plurality, smallest_good
+from pal.testing import tiny
 
 
 def losses(gains, users=80, answers=6, noise=1.0, seed=0):
@@ -70,7 +71,7 @@ def test_select_tells_plural_people_from_others(kind, plural):
 
 
 def test_select_refuses_what_it_cannot_do():
-    data = pal.testing.tiny(30, users=30)
+    data = tiny(30, users=30)
     with pytest.raises(pal.InputError, match="folds must be at least 2"):
         pal.select(data, folds=1)
     with pytest.raises(pal.InputError, match="too few"):
