@@ -120,7 +120,7 @@ def fit(
     p_value = plurality(losses, user, config.seed, shared) if len(losses) > 1 and 1 in losses else float("nan")
     asked = isinstance(config.n_prototypes, int) or start is not None
     # what was asked for; pooled was trained in any case
-    chosen = max(results) if asked else _choose({k: v for k, v in losses.items() if k in wanted}, user, p_value)
+    chosen = max(results) if asked else _choose({k: v for k, v in losses.items() if k in wanted}, p_value)
     table = _compare(results, user).with_columns(chosen=pl.col("n_prototypes") == chosen)
     history = pl.concat(
         [r.history.insert_column(0, pl.lit(k, pl.Int64).alias("n_prototypes")) for k, r in results.items()]
@@ -153,11 +153,12 @@ def _gain(pooled: TrainResult, result: TrainResult, user: Any) -> Gain:
     return gain_of((pooled.validation_loss - result.validation_loss).double().numpy(), user)
 
 
-def _choose(losses: dict[int, npt.NDArray[Any]], user: Any, p_value: float) -> int:
-    """One prototype unless the test finds plurality; then the fewest that are about as good as the best."""
+def _choose(losses: dict[int, npt.NDArray[Any]], p_value: float) -> int:
+    """One prototype unless the test finds plurality; then the number with the least loss."""
     if 1 in losses and not p_value <= LEVEL:
         return 1
-    return smallest_good({k: v for k, v in losses.items() if k != 1 or len(losses) == 1}, user)
+    several = {k: v for k, v in losses.items() if k != 1 or len(losses) == 1}
+    return min(several, key=lambda k: float(several[k].mean()))
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,8 @@ def select(
         raise InputError("no user has more than one answer: there is nothing to tell users apart by")
     losses = {k: _log_loss(p[repeated], label) for k, p in probability.items()}
     p_value = plurality(losses, user, seed, {k: _log_loss(p[repeated], label) for k, p in of_all.items()})
-    chosen = _choose(losses, user, p_value)
+    several = {k: loss for k, loss in losses.items() if k > 1}
+    chosen = smallest_good(several, user) if several and p_value <= LEVEL else 1
     rows = []
     for k in wanted:
         metrics = metrics_of(probability[k][repeated], label, user, bootstrap=0)

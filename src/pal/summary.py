@@ -242,7 +242,11 @@ def headline(record: Mapping[str, Any]) -> str:
 
 
 def details(record: Mapping[str, Any]) -> str:
-    """The rest of the verdict: how much, and for whom it does not help."""
+    """The rest of the verdict: how much, for whom it does not help, and whether it could be chance."""
+    return " ".join(filter(None, [_how_much(record), _chance(record)]))
+
+
+def _how_much(record: Mapping[str, Any]) -> str:
     models, gain = record.get("models") or {}, (record.get("difference") or {}).get("btl")
     ours, pooled = models.get("pal"), models.get("btl")
     if not ours or ours["accuracy_by_user"] is None:
@@ -303,4 +307,4 @@ def _chance(record: Mapping[str, Any]) -> str:
 
 def verdict(record: Mapping[str, Any]) -> str:
     """A few plain sentences: whether personalisation helps these people, how much, and whom it does not."""
-    return " ".join(filter(None, [headline(record), details(record), _chance(record)]))
+    return " ".join(filter(None, [headline(record), details(record)]))
