@@ -246,15 +246,9 @@ class RewardModel(nn.Module):
     def weights_of(self, user_ids: pl.Series) -> tuple[UserWeights, Tensor]:
         """The users with one more row, the population, and the row in it of each id (n,): the last where unseen."""
         rows = torch.from_numpy(self.users.rows(user_ids).copy())
-        users, prior, one = self.users, self.prior, torch.ones(1)
-        table = UserWeights(
-            pl.concat([users.ids.alias("user_id"), pl.Series("user_id", [None], dtype=users.ids.dtype)]),
-            torch.cat([users.weights, prior.mean[None]]),
-            torch.cat([users.n_comparisons, torch.zeros(1, dtype=torch.long)]),
-            torch.cat([users.reliability, one]),
-            torch.cat([users.concentration, prior.concentration * one]),
-        )
-        return table, torch.where(rows < 0, len(users), rows)
+        prior = self.prior
+        table = self.users.with_unseen(prior.mean, prior.concentration)
+        return table, torch.where(rows < 0, len(self.users), rows)
 
     @torch.no_grad()
     def moments(self, data: EmbeddedComparisons) -> tuple[Tensor, Tensor]:

@@ -134,6 +134,16 @@ class UserWeights:
             )
         return row
 
+    def with_unseen(self, weights: Tensor, concentration: Tensor | float) -> "UserWeights":
+        """These users with one more row, for people who are not among them: their weights (K,) and concentration."""
+        return UserWeights(
+            pl.concat([self.ids.alias("user_id"), pl.Series("user_id", [None], dtype=self.ids.dtype)]),
+            torch.cat([self.weights, weights[None]]),
+            torch.cat([self.n_comparisons, torch.zeros(1, dtype=torch.long)]),
+            torch.cat([self.reliability, torch.ones(1)]),
+            torch.cat([self.concentration, torch.as_tensor(concentration, dtype=torch.float32).reshape(1)]),
+        )
+
     def merged(self, other: "UserWeights") -> "UserWeights":
         """These users and the others; where a user is in both, the other's weights count."""
         if not len(other):
@@ -171,9 +181,13 @@ class UserWeights:
         Raises:
             UnknownUserError: one of them is not here.
         """
-        if len(user_ids) == len(self) and set(user_ids) == set(self.ids):
-            return self.take(np.zeros(0, dtype=np.int64))
-        gone = [self.row(user_id) for user_id in user_ids]
+        kind = int if self.ids.dtype == pl.Int64 else str
+        of_kind = [isinstance(user_id, kind) and not isinstance(user_id, bool) for user_id in user_ids]
+        if not all(of_kind):
+            self.row(user_ids[of_kind.index(False)])  # raises
+        gone = rows_of(pl.Series(user_ids, dtype=self.ids.dtype), self.ids)
+        if (gone < 0).any():
+            self.row(user_ids[int(np.flatnonzero(gone < 0)[0])])  # raises
         keep = np.ones(len(self), dtype=bool)
         keep[gone] = False
         return self.take(np.flatnonzero(keep))

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-import polars as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -150,14 +149,7 @@ class _Finish:
 
     def _judge(self, people: UserWeights, val: Answers) -> tuple[Tensor, Tensor]:
         """Margins and their variances on validation answers; users unseen in training have the mean weights."""
-        mean = people.weights.mean(0, keepdim=True)
-        table = UserWeights(
-            pl.concat([people.ids, people.ids[:1]]),  # ids do not matter here
-            torch.cat([people.weights, mean]),
-            torch.cat([people.n_comparisons, torch.zeros(1, dtype=torch.long)]),
-            torch.cat([people.reliability, torch.ones(1)]),
-            torch.cat([people.concentration, people.concentration.median().reshape(1)]),
-        )
+        table = people.with_unseen(people.weights.mean(0), people.concentration.median())
         margin, variance = margin_moments(self.prototypes, self.val_terms, table, val.question, val.user)
         return margin + self.bias, variance
 
