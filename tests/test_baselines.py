@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 import pal
 from pal.baselines._newton import Tastes, solve_ridge
-from pal.baselines._pooled import Predicted, pooled_difference, pooled_intervals
+from pal.baselines._pooled import Predicted, pooled_calibration, pooled_difference, pooled_intervals
 from pal.comparisons import Items
 from pal.embeddings import EmbeddedComparisons
 from pal.testing import tiny
@@ -239,6 +239,12 @@ def test_compare_has_intervals_and_paired_differences():
         mean, low, high = row["difference"]
         assert low <= mean <= high
         assert mean == pytest.approx(rows["per-user"]["accuracy_by_user"] - row["accuracy_by_user"])
+        assert row["rise"]["shots_0"] == [0, 0, 0]
+        mean, low, high = row["rise"]["shots_5"]
+        assert low <= mean <= high
+        assert mean == pytest.approx(row["shots_5"] - row["shots_0"])
+        assert row["new_difference"]["shots_5"][0] == pytest.approx(rows["per-user"]["shots_5"] - row["shots_5"])
+        assert row["calibration"]["seen"][0] == pytest.approx(row["ece"])
     assert rows["per-user"]["difference"] == [0, 0, 0]
     other = {row["model"]: row for row in compared(reference="majority")}
     assert other["majority"]["difference"] == [0, 0, 0]
@@ -261,6 +267,24 @@ def test_compare_leaves_out_shots_that_nobody_has():
     rows = pal.baselines.compare(tiny(80), ["majority"], seeds=1, shots=[500])
     assert rows[0]["shots_500"] is None
     assert "shots_500" not in rows[0]["intervals"]
+
+
+def test_compare_tests_many_shots_on_those_who_have_them():
+    rows = pal.baselines.compare(tiny(800), ["per-user"], seeds=1, shots=[0, 5, 20], reserve=10)
+    assert {"shots_0", "shots_5", "long_0", "long_5", "long_20"} <= set(rows[0])
+    assert "shots_20" not in rows[0]
+    assert {"long_20", "shots_5"} <= set(rows[0]["rise"])
+
+
+def test_calibration_knows_how_far_chance_takes_a_perfect_model():
+    rng = np.random.default_rng(0)
+    p = rng.random(500)
+    perfect = Predicted(p, (rng.random(500) < p).astype(float), np.zeros(500, dtype=int), 1)
+    ece, bound = pooled_calibration([perfect])
+    assert ece < bound < 0.1
+    sharp = replace(perfect, probability=np.where(p > 0.5, 0.99, 0.01))
+    ece, bound = pooled_calibration([sharp])
+    assert ece > 0.1 > bound
 
 
 def test_clusters_widen_the_interval_of_repeated_people():

@@ -8,6 +8,7 @@ import torch
 
 import pal
 from pal._adaptation.prior import posterior
+from pal._training import finish
 from pal.adaptation import solve_weights
 from pal.questions import Answers
 from pal.users import Population, concentration_of
@@ -115,3 +116,30 @@ def test_the_concentration_is_that_of_a_dirichlet_distribution():
     atoms = torch.tensor(draws[:5000], dtype=torch.float32)
     assert Population(atoms, torch.full((5000,), 1 / 5000)).concentration == pytest.approx(10, rel=0.1)
     assert Population.of(torch.tensor([0.5, 0.5])).concentration == float("inf")
+
+
+def test_sums_are_those_of_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    n, users, questions = 200, 7, 11
+    answers = Answers(
+        torch.randint(users, (n,), generator=generator),
+        torch.randint(questions, (n,), generator=generator),
+        torch.rand(n, generator=generator),
+    )
+    features = torch.randn(questions, 4, generator=generator)
+    wanted = torch.zeros(users, 4)
+    for user, question, label in zip(answers.user, answers.question, answers.label, strict=True):
+        wanted[user] += label * features[question]
+    torch.testing.assert_close(answers.sums(answers.label, features, users), wanted)
+
+
+def test_people_of_a_few_kinds_are_found_from_few_answers(monkeypatch):
+    """Held to everybody's mean, 20 answers leave weights half way; held to what they are likely to be, they do not."""
+    population = pal.simulation.population("a", n_users=150, n_prototypes=2, dim=8, per_user=25, kind="partition")
+    parts = population.data.split(unseen_users=0.0, test=0.1, validation=0.1)
+    config = pal.TrainConfig(n_prototypes=2, map="linear", latent_dim=8)
+    chosen = pal.fit(parts.train, parts.validation, config)
+    monkeypatch.setattr(finish, "STRENGTHS", {"mean": finish.STRENGTHS["mean"]})
+    mean = pal.fit(parts.train, parts.validation, config)
+    assert chosen.metrics["held_to"] != "mean" == mean.metrics["held_to"]
+    assert pal.evaluate(chosen.model, parts.test).log_loss < 0.9 * pal.evaluate(mean.model, parts.test).log_loss

@@ -1,6 +1,6 @@
 """How well a model predicts: metrics on seen users, intervals, shot curves on unseen users."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -247,6 +247,35 @@ def shot_curve(
     Raises:
         InputError: no user has enough answers.
     """
+    rows: list[dict[str, Any]] = []
+    for seed, n, test, probability in shot_predictions(model, unseen, shots, seeds, reserve):
+        table = test.comparisons
+        unknown = len(np.unique(table.user)) if n == 0 else 0
+        metrics = metrics_of(probability, table.label, table.user, n_unseen=unknown, bootstrap=200, seed=seed)
+        low, high = metrics.interval.get("accuracy_by_user", (np.nan, np.nan))
+        measures = {name: getattr(metrics, name) for name in MEASURES}
+        rows.append(
+            {
+                "shots": n,
+                **measures,
+                "accuracy_by_user_low": low,
+                "accuracy_by_user_high": high,
+                "n": metrics.n,
+                "n_users": metrics.n_users,
+            }
+        )
+    frame = pl.DataFrame(rows)
+    return (
+        frame.group_by("shots", maintain_order=True)
+        .agg(pl.exclude("n", "n_users").mean(), pl.col("n").first(), pl.col("n_users").first())
+        .sort("shots")
+    )
+
+
+def shot_predictions(
+    model: Predictor, unseen: EmbeddedComparisons, shots: Sequence[int], seeds: int, reserve: int | None
+) -> Iterator[tuple[int, int, EmbeddedComparisons, Array]]:
+    """What `shot_curve` measures: (seed, shots, test answers, their probabilities) of each seed and number of shots."""
     shots = sorted(set(shots))
     if not shots or shots[0] < 0 or seeds < 1:
         raise InputError(f"shots must be numbers of at least 0 and seeds at least 1, found {shots} and {seeds}")
@@ -265,31 +294,12 @@ def shot_curve(
     if known[table.user].any():
         first = table.user_ids[int(np.flatnonzero(known & (counts > 0))[0])]
         raise InputError(f"user {first!r} is known to the model: a shot curve is for unseen users")
-    rows: list[dict[str, Any]] = []
     for seed in range(seeds):
         place = _place_in_user(table.user, np.random.default_rng(seed))
         test = unseen.take(np.flatnonzero(enough & (place >= reserve)))
         for n in shots:
             few = unseen.take(np.flatnonzero(enough & (place < n)))
-            metrics = evaluate(with_answers(model, few), test, bootstrap=200, seed=seed)
-            low, high = metrics.interval.get("accuracy_by_user", (np.nan, np.nan))
-            measures = {name: getattr(metrics, name) for name in MEASURES}
-            rows.append(
-                {
-                    "shots": n,
-                    **measures,
-                    "accuracy_by_user_low": low,
-                    "accuracy_by_user_high": high,
-                    "n": metrics.n,
-                    "n_users": metrics.n_users,
-                }
-            )
-    frame = pl.DataFrame(rows)
-    return (
-        frame.group_by("shots", maintain_order=True)
-        .agg(pl.exclude("n", "n_users").mean(), pl.col("n").first(), pl.col("n_users").first())
-        .sort("shots")
-    )
+            yield seed, n, test, predict(with_answers(model, few), test)
 
 
 def _place_in_user(user: Array, rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -4,6 +4,8 @@ The masses maximise the likelihood of the users as draws from the mixture (Kiefe
 person's posterior over the atoms is exact; its mean is where their own weights are then looked for.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,13 +13,13 @@ from torch.nn import functional as F
 from pal._k_means import k_means
 from pal.model import RewardModel
 from pal.prototypes import Terms
-from pal.questions import Answers
+from pal.questions import Answers, compact
 from pal.users import Population
 
 __all__ = ["learn_population", "posterior"]
 
 ATOMS = 256
-_CELLS = 4_000_000  # answers x atoms at a time
+_CELLS = 16_000_000  # users or questions x atoms at a time
 _SHRINKAGE = 20.0  # people
 _STEPS = 30  # of EM: the likelihood has settled
 
@@ -61,13 +63,14 @@ def posterior(
     """Mean (U, K) and variance (U, K) of the weights of users, given their answers."""
     mean, variance = torch.empty(2, n_users, population.atoms.shape[1])
     step = max(1, _CELLS // len(population.mass))
+    most = len(answers) if terms.margins is not None and len(terms.margins) <= step else step
     order = torch.argsort(answers.user, stable=True)
     counts = torch.bincount(answers.user, minlength=n_users)
     ends = counts.cumsum(0)
     low = 0
     while low < n_users:  # users by the piece, so that any number of them fits
         before = int(ends[low] - counts[low])
-        high = int(torch.searchsorted(ends, before + step, right=True))
+        high = int(torch.searchsorted(ends, before + most, right=True))
         high = min(n_users, max(high, low + 1), low + step)
         part = answers.take(order[before : int(ends[high - 1])])
         part = Answers(part.user - low, part.question, part.label, part.weight)
@@ -81,29 +84,15 @@ def posterior(
 
 def _log_likelihood(model: RewardModel, terms: Terms, answers: Answers, n_users: int, atoms: Tensor) -> Tensor:
     """Log-likelihood (U, M) of each user's answers under each atom; soft labels as shares of an answer."""
-    total = torch.zeros(n_users, len(atoms))
-    step = max(1, _CELLS // len(atoms))
     slope, bias = model.config.slope, model.config.side_bias
-    each = terms.margins is not None and 2 * len(terms.margins) < len(answers)
-    if each and len(terms.margins) * len(atoms) <= _CELLS:  # type: ignore[arg-type]
-        # few questions: their probabilities once, then two sums over each user's answers
-        z = slope * (terms.margins @ atoms.T) + bias  # type: ignore[operator]
-        cost = F.softplus(z)
-        for low in range(0, len(answers), step):
-            part = answers.take(torch.arange(low, min(low + step, len(answers))))
-            gain = z[part.question] * part.label[:, None] - cost[part.question]
-            total.index_add_(0, part.user, gain if part.weight is None else gain * part.weight[:, None])
-        return total
-    for low in range(0, len(answers), step):
-        part = answers.take(torch.arange(low, min(low + step, len(answers))))
-        if terms.margins is not None:
-            margin = terms.margins[part.question] @ atoms.T
-        else:
-            columns = [
-                model.prototypes.margin(terms, atom[None], part.question, torch.zeros_like(part.user)) for atom in atoms
-            ]
-            margin = torch.stack(columns, dim=1)
-        z = slope * margin + bias
-        gain = z * part.label[:, None] - F.softplus(z)
-        total.index_add_(0, part.user, gain if part.weight is None else gain * part.weight[:, None])
-    return total
+    weight = torch.ones_like(answers.label) if answers.weight is None else answers.weight
+    if terms.margins is not None:
+        asked, question = compact(answers.question, len(terms.margins))
+        z = slope * (terms.margins[asked] @ atoms.T) + bias
+        once = replace(answers, question=question)
+        return once.sums(weight * answers.label, z, n_users) - once.sums(weight, F.softplus(z), n_users)
+    nobody = torch.zeros_like(answers.user)
+    columns = [model.prototypes.margin(terms, atom[None], answers.question, nobody) for atom in atoms]
+    z = slope * torch.stack(columns, dim=1) + bias
+    gain = (z * answers.label[:, None] - F.softplus(z)) * weight[:, None]
+    return torch.zeros(n_users, len(atoms)).index_add_(0, answers.user, gain)

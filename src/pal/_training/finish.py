@@ -19,8 +19,11 @@ from pal.users import Population, UserWeights, concentration_of
 
 __all__ = ["Finished", "finish"]
 
-STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)  # of the prior on seen users' weights
 FEW_STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0)  # around a new person's posterior mean
+# What a seen person's weights are held to, and how strongly: validation chooses. Everybody's mean is best where answers
+# are many and people a continuum; the posterior under the population where people are of a few kinds or say little;
+# where the loop left them, where maps and weights have grown together.
+STRENGTHS = {"mean": (1.0, 3.0, 10.0, 30.0, 100.0), "posterior": FEW_STRENGTHS, "training": FEW_STRENGTHS}
 SHOTS = (2, 8, 32)  # at which seen people play new ones
 _SOME = 100_000  # answers from which strengths and the population are learned
 
@@ -56,96 +59,145 @@ def finish(
         bias: of the left side, in margins.
         refit: end with weights solved on training and validation answers together.
     """
-    return _Finish(tables, shape, prototypes, trained, reliability, bias).run(refit)
+    n = len(tables.user_ids)
+    users = UserWeights(tables.user_ids, trained, torch.zeros(n, dtype=torch.long), reliability)
+    return _Finish(tables, shape, prototypes, users, bias).run(refit)
 
 
 class _Finish:
     def __init__(
-        self,
-        tables: Tables,
-        shape: ModelConfig,
-        prototypes: Prototypes,
-        trained: Tensor,
-        reliability: Tensor,
-        bias: float,
+        self, tables: Tables, shape: ModelConfig, prototypes: Prototypes, trained: UserWeights, bias: float
     ) -> None:
-        self.tables, self.prototypes, self.trained, self.reliability = tables, prototypes, trained, reliability
-        self.bias, self.n = bias, len(tables.user_ids)
-        self.model = RewardModel(
-            replace(shape, side_bias=shape.slope * bias),
-            prototypes,
-            UserWeights.none(shape.n_prototypes, tables.user_ids),
-            trained.mean(0),
-        )
+        self.tables, self.prototypes, self.trained, self.bias = tables, prototypes, trained, bias
+        self.mean = trained.weights.mean(0)
+        none = UserWeights.none(shape.n_prototypes, tables.user_ids)
+        self.model = RewardModel(replace(shape, side_bias=shape.slope * bias), prototypes, none, self.mean)
         self.terms, self.val_terms = self.model.terms(tables.questions), self.model.terms(tables.val_questions)
-        K = shape.n_prototypes
-        self.solves = K > 1 and (self.terms.margins is not None or shape.partition)
+        self.solves = shape.n_prototypes > 1 and (self.terms.margins is not None or shape.partition)
 
     def run(self, refit: bool) -> Finished:
-        answers, val = self.tables.answers, self.tables.val_answers
-        seen = (val.user < self.n).nonzero().squeeze(1)
-        some, some_val = self._some()
-        strength = self.model.config.strength
+        answers, val, n = self.tables.answers, self.tables.val_answers, len(self.trained)
+        seen = (val.user < n).nonzero().squeeze(1)
+        some, some_val, sample = self._sample()
+        held, strength, few_strength = "mean", self.model.config.strength, FEW_STRENGTHS[1]
+        if self.model.n_prototypes > 1:
+            self._calibrate(self._judge(self.trained, val), val)
+            self._learn_population(some, sample)
         if self.solves and not self.model.config.partition and len(seen):
-            strength = self._best(STRENGTHS, lambda s: self._people(self.terms, some, s), some_val)
-        people = self._people(self.terms, answers, strength)
-        margin, variance = self._judge(people, val)
-        slope = _slope(margin, variance, val, self._link)
-        self._change(slope=slope, side_bias=slope * self.bias)
-        losses = _losses(margin, variance, val, slope)
-        shared = _losses(*self._judge(people, replace(val, user=torch.full_like(val.user, self.n))), val, slope)
-        self._learn_population(people, some, some_val, len(seen) > 0)
-        if refit and len(seen):
-            known = val.take(seen)
-            terms, both = _joined(self.terms, answers, self.val_terms, known)
-            people = self._people(terms, both, strength) if self.solves else people
-            counts = torch.bincount(both.user, minlength=self.n)
-            people = replace(people, n_comparisons=counts)
+            users = self.trained.take(sample.numpy())
+            held, strength = self._best(some, some_val, users)
+            few_strength = self._best_for_new(some, some_val, users)
+        people = self._people(self.terms, answers, self.trained, held, strength)
+        judged = self._judge(people, val)
+        self._calibrate(judged, val)
+        losses = _losses(*judged, val, self.model.config.slope)
+        shared = self._judge(people, replace(val, user=torch.full_like(val.user, n)))
         decided = val.label != 0.5
-        right = (margin > 0) == (val.label > 0.5)
+        right = (judged[0] > 0) == (val.label > 0.5)
         metrics = {
             "n_prototypes": self.model.n_prototypes,
             "validation_log_loss": float(losses.mean()) if len(losses) else math.nan,
             "validation_accuracy": float(right[decided].float().mean()) if bool(decided.any()) else math.nan,
+            "held_to": held,
             "strength": strength,
-            "few_shot_strength": self.model.config.strength,
+            "few_shot_strength": few_strength,
         }
-        return Finished(self.model.with_users(people), losses, shared, metrics)
-
-    @property
-    def _link(self) -> float:
-        return get_loss(self.model.config.loss).link or 1.0
+        if self.solves:
+            self._change(strength=few_strength)
+        if refit and len(seen):
+            terms, both = _joined(self.terms, answers, self.val_terms, val.take(seen))
+            people = self._people(terms, both, self.trained, held, strength)
+        return Finished(self.model.with_users(people), losses, _losses(*shared, val, self.model.config.slope), metrics)
 
     def _change(self, population: Population | None = None, **config: Any) -> None:
         model = self.model
         prior = model.prior if population is None else population
         self.model = RewardModel(replace(model.config, **config), self.prototypes, model.users, prior)
 
-    def _some(self) -> tuple[Answers, Answers]:
-        """Training and validation answers of users who together have no more than enough of them."""
-        mask = torch.zeros(self.n + 1, dtype=torch.bool)
-        order = torch.randperm(self.n, generator=torch.Generator().manual_seed(0))
+    def _sample(self) -> tuple[Answers, Answers, Tensor]:
+        """Training and validation answers of users who together have no more than enough of them, and their rows.
+
+        The users of the answers are counted in these rows.
+        """
+        order = torch.randperm(len(self.trained), generator=torch.Generator().manual_seed(0))
         few = self.tables.counts[order].cumsum(0) <= _SOME
         few[0] = True
-        mask[order[few]] = True
-        answers, val = self.tables.answers, self.tables.val_answers
-        return answers.take(mask[answers.user].nonzero().squeeze(1)), val.take(mask[val.user].nonzero().squeeze(1))
+        sample = order[few].sort().values
+        place = torch.full((len(self.trained) + 1,), -1)
+        place[sample] = torch.arange(len(sample))
 
-    def _people(self, terms: Terms, answers: Answers, strength: float) -> UserWeights:
-        """Seen users, each shrunk to the mean of all."""
-        model, n = self.model, self.n
-        counts = torch.bincount(answers.user, minlength=n)
+        def of(answers: Answers) -> Answers:
+            user = place[answers.user]
+            part = answers.take((user >= 0).nonzero().squeeze(1))
+            return replace(part, user=place[part.user])
+
+        return of(self.tables.answers), of(self.tables.val_answers), sample
+
+    def _learn_population(self, some: Answers, sample: Tensor) -> None:
+        """The prior that people come from, as the loop's weights show it."""
+        if self.model.config.partition:
+            self._change(Population(torch.eye(self.model.n_prototypes), self.mean.clamp(min=1e-6)))
+        else:
+            generator = torch.Generator().manual_seed(0)
+            weights = self.trained.weights[sample]
+            self._change(learn_population(self.model, self.terms, some, weights, generator))
+
+    # -- people -------------------------------------------------------------------------------------------------
+
+    def _people(self, terms: Terms, answers: Answers, users: UserWeights, held: str, strength: float) -> UserWeights:
+        """Seen users with weights from their answers."""
         if not self.solves:
-            return UserWeights(self.tables.user_ids, self.trained, counts, self.reliability)
-        prior = self.trained.mean(0)
-        if model.config.partition:
-            corners = Population(torch.eye(model.n_prototypes), prior.clamp(min=1e-6))
-            likely, _ = posterior(model, corners, terms, answers, n)
-            prior = F.one_hot(likely.argmax(1), model.n_prototypes).float()
-        weights = fit_weights(model, terms, answers, n, strength, prior, self.reliability).weights
-        variance = uncertainty(model, terms, answers, weights, strength, prior, self.reliability)
+            return replace(users, n_comparisons=torch.bincount(answers.user, minlength=len(users)))
+        return self._solved(terms, answers, users, self._prior(terms, answers, users, held), strength)
+
+    def _prior(self, terms: Terms, answers: Answers, users: UserWeights, held: str) -> tuple[Tensor, Tensor]:
+        """What each user's weights are held to (U, K), and how far it is itself uncertain: a variance (U, K)."""
+        if self.model.config.partition:
+            likely, _ = posterior(self.model, self.model.prior, terms, answers, len(users))
+            weights = F.one_hot(likely.argmax(1), self.model.n_prototypes).float()
+        elif held == "posterior":
+            return posterior(self.model, self.model.prior, terms, answers, len(users))
+        else:
+            weights = users.weights if held == "training" else self.mean.expand(len(users), -1)
+        return weights, torch.zeros_like(weights)
+
+    def _solved(
+        self, terms: Terms, answers: Answers, users: UserWeights, prior: tuple[Tensor, Tensor], strength: float
+    ) -> UserWeights:
+        model, n, reliability = self.model, len(users), users.reliability
+        weights = fit_weights(model, terms, answers, n, strength, prior[0], reliability).weights
+        variance = prior[1] + uncertainty(model, terms, answers, weights, strength, prior[0], reliability)
         sure = concentration_of(weights, variance) if bool((variance > 0).any()) else torch.full((n,), torch.inf)
-        return UserWeights(self.tables.user_ids, weights, counts, self.reliability, sure)
+        return UserWeights(users.ids, weights, torch.bincount(answers.user, minlength=n), reliability, sure)
+
+    def _best(self, some: Answers, val: Answers, users: UserWeights) -> tuple[str, float]:
+        """To what seen people's weights are held and how strongly, so that they predict the validation answers best."""
+        losses: dict[tuple[str, float], float] = {}
+        for held, strengths in STRENGTHS.items():
+            prior = self._prior(self.terms, some, users, held)
+            for strength in strengths:
+                judged = self._judge(self._solved(self.terms, some, users, prior, strength), val)
+                losses[held, strength] = _log_loss(*judged, val, _slope(*judged, val, self._link))
+        return min(losses, key=lambda chosen: losses[chosen])
+
+    def _best_for_new(self, some: Answers, val: Answers, users: UserWeights) -> float:
+        """How strongly new people are held to their posterior mean: seen people play them."""
+        n = len(users)
+        users = replace(users, reliability=torch.ones(n))
+        order = torch.randperm(len(some), generator=torch.Generator().manual_seed(0))
+        order = order[torch.argsort(some.user[order], stable=True)]
+        counts = torch.bincount(some.user, minlength=n)
+        rank = torch.arange(len(some)) - (counts.cumsum(0) - counts)[some.user[order]]
+        total = dict.fromkeys(FEW_STRENGTHS, 0.0)
+        for shots in SHOTS:
+            few = some.take(order[rank < shots])
+            prior = posterior(self.model, self.model.prior, self.terms, few, n)
+            for strength in FEW_STRENGTHS:
+                judged = self._judge(self._solved(self.terms, few, users, prior, strength), val)
+                total[strength] += _log_loss(*judged, val, self.model.config.slope)
+        return min(total, key=lambda strength: total[strength])
+
+    # -- probabilities ------------------------------------------------------------------------------------------
 
     def _judge(self, people: UserWeights, val: Answers) -> tuple[Tensor, Tensor]:
         """Margins and their variances on validation answers; users unseen in training have the mean weights."""
@@ -153,53 +205,13 @@ class _Finish:
         margin, variance = margin_moments(self.prototypes, self.val_terms, table, val.question, val.user)
         return margin + self.bias, variance
 
-    def _best(self, strengths: tuple[float, ...], people: Any, val: Answers) -> float:
-        """The strength whose people predict the validation answers best."""
-        losses = {}
-        for strength in strengths:
-            margin, variance = self._judge(people(strength), val)
-            losses[strength] = _log_loss(margin, variance, val, _slope(margin, variance, val, self._link))
-        return min(losses, key=lambda strength: losses[strength])
+    @property
+    def _link(self) -> float:
+        return get_loss(self.model.config.loss).link or 1.0
 
-    def _learn_population(self, people: UserWeights, some: Answers, some_val: Answers, validated: bool) -> None:
-        """The prior of new people, and how strongly they are held to their posterior mean: seen people play them."""
-        model = self.model
-        if model.n_prototypes == 1:
-            return
-        present, place = torch.unique(some.user.long(), return_inverse=True)
-        own = replace(some, user=place)
-        if model.config.partition:
-            atoms = torch.eye(model.n_prototypes)
-            self._change(Population(atoms, people.weights.mean(0).clamp(min=1e-6)))
-            return
-        generator = torch.Generator().manual_seed(0)
-        self._change(learn_population(model, self.terms, own, people.weights[present], generator))
-        if not self.solves or not validated:
-            self._change(strength=FEW_STRENGTHS[1] if self.solves else model.config.strength)
-            return
-        order = torch.randperm(len(own), generator=generator)
-        order = order[torch.argsort(own.user[order], stable=True)]
-        counts = torch.bincount(own.user)
-        rank = torch.arange(len(own)) - (counts.cumsum(0) - counts)[own.user[order]]
-        total = dict.fromkeys(FEW_STRENGTHS, 0.0)
-        val = some_val.take((some_val.user < self.n).nonzero().squeeze(1))
-        for shots in SHOTS:
-            few = own.take(order[rank < shots])
-            mean, between = posterior(self.model, self.model.prior, self.terms, few, len(present))
-            for strength in FEW_STRENGTHS:
-                weights = fit_weights(self.model, self.terms, few, len(present), strength, mean).weights
-                within = uncertainty(self.model, self.terms, few, weights, strength, mean)
-                table = replace(
-                    people,
-                    weights=people.weights.index_copy(0, present, weights),
-                    concentration=people.concentration.index_copy(
-                        0, present, concentration_of(weights, between + within)
-                    ),
-                    reliability=torch.ones(self.n),
-                )
-                margin, variance = self._judge(table, val)
-                total[strength] += _log_loss(margin, variance, val, self.model.config.slope)
-        self._change(strength=min(total, key=lambda strength: total[strength]))
+    def _calibrate(self, judged: tuple[Tensor, Tensor], val: Answers) -> None:
+        slope = _slope(*judged, val, self._link)
+        self._change(slope=slope, side_bias=slope * self.bias)
 
 
 def _joined(terms: Terms, answers: Answers, more_terms: Terms, more: Answers) -> tuple[Terms, Answers]:

@@ -63,22 +63,9 @@ def user_groups(tables: Tables, pooled: Prototypes, K: int, generator: torch.Gen
     slope = sigmoid_slope(margin[mean.question], mean.label, weight=mean.weight)
     residual = answers.label - torch.sigmoid(slope * margin)[answers.question]
     features = pooled.features(tables.questions)
-    scores = torch.zeros(n, features.shape[1], device=device)
-    if n * Q <= 8 * len(answers):  # most have answered most: residuals as a table of users and questions, by the block
-        order = torch.argsort(answers.user, stable=True)
-        ends = torch.bincount(answers.user, minlength=n).cumsum(0)
-        step = max(1, (1 << 23) // Q)
-        for low in range(0, n, step):
-            high = min(n, low + step)
-            rows = order[int(ends[low - 1]) if low else 0 : int(ends[high - 1])]
-            table = torch.zeros((high - low) * Q, device=device)
-            table.index_add_(0, (answers.user[rows] - low).long() * Q + answers.question[rows], residual[rows])
-            scores[low:high] = table.view(-1, Q) @ features
-    else:
-        for low in range(0, len(answers), 1 << 16):  # bounded memory: a piece of answers x features at a time
-            piece = slice(low, low + (1 << 16))
-            scores.index_add_(0, answers.user[piece], residual[piece, None] * features[answers.question[piece]])
-    scores /= (tables.counts + 5.0)[:, None]
+    cpu = torch.device("cpu")
+    scores = answers.to(cpu).sums(residual.to(cpu), features.to(cpu), n)
+    scores /= (tables.counts.to(cpu) + 5.0)[:, None]
     wide = scores.double()
     _, vectors = torch.linalg.eigh(wide.T @ wide)
     return k_means(scores @ vectors[:, -8:].float(), K, generator)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pal.evaluation import _from_sums, _user_sums
+from pal.evaluation import _from_sums, _user_sums, expected_calibration_error
 
-__all__ = ["Predicted", "pooled_difference", "pooled_intervals"]
+__all__ = ["Predicted", "pooled_calibration", "pooled_difference", "pooled_intervals"]
 
 Array = npt.NDArray[Any]
 
@@ -86,3 +86,14 @@ def pooled_difference(
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
     low, high = np.nanpercentile(mean(counts), [2.5, 97.5])
     return [float(mean(np.ones((1, n)))[0]), float(low), float(high)]
+
+
+def pooled_calibration(splits: Sequence[Predicted], draws: int = 200, seed: int = 0) -> list[float]:
+    """Mean ECE over splits, and the 97.5% quantile of a perfectly calibrated model: labels drawn from its p."""
+    rng = np.random.default_rng(seed)
+    perfect = [
+        np.mean([expected_calibration_error(s.probability, rng.random(len(s.label)) < s.probability) for s in splits])
+        for _ in range(draws)
+    ]
+    ours = np.mean([expected_calibration_error(s.probability, s.label) for s in splits])
+    return [float(ours), float(np.quantile(perfect, 0.975))]

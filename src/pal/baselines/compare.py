@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import polars as pl
+import numpy.typing as npt
 import torch
 
-from pal.baselines._pooled import Predicted, pooled_difference, pooled_intervals
+from pal.baselines._pooled import Predicted, pooled_calibration, pooled_difference, pooled_intervals
 from pal.baselines.names import BASELINES, Baseline
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
-from pal.evaluation import evaluate, predict, shot_curve
+from pal.evaluation import evaluate, metrics_of, predict, shot_predictions
 from pal.selection import fit as fit_pal
 from pal.training import TrainConfig
 
@@ -52,17 +52,20 @@ def compare(
         test: share of each other person's answers for the test.
         validation: likewise.
         reference: the model that differences are from; None: the last one.
-        reserve: answers of each new person that shots are drawn from; None: the largest number of shots.
+        reserve: answers of each new person that shots are drawn from; None: the largest number of shots. Where some
+            shots are more, there is a second curve, of people who have answered more than the most shots.
         workers: processes. Each fits one model on one split at a time, with its share of the cores; numbers can differ
             in the last digits from those of another number of threads.
 
     Returns:
         A row a model: means over seeds of each measure on test answers of seen people; `intervals`, the 95% interval
-        of each but ECE (by bootstrap over people, a person's answers of all splits together; of shots the mean of each
-        split's), and `interval`, that of accuracy_by_user; `by_seed`, accuracy_by_user of each; `shots_N`, accuracy by
-        user on new people (None where nobody has enough answers); `difference`, accuracy by user of the reference minus
-        this one's, with its interval over people, paired and pooled over seeds; `n_prototypes` of each seed; seconds of
-        a fit.
+        of each but ECE (by bootstrap over people, a person's answers of all splits together), and `interval`, that of
+        accuracy_by_user; `by_seed`, accuracy_by_user of each; `shots_N` and `long_N`, accuracy by user on new people
+        (None where nobody has enough answers), the second on those of the second curve; `difference`, accuracy by user
+        of the reference minus this one's, with its interval over people, paired and pooled over seeds, and
+        `new_difference`, the same by shots; `rise`, by shots, accuracy over that at the fewest shots, with its
+        interval; `calibration`, for seen people and by shots: ECE, and what 97.5% of perfectly calibrated models would
+        stay below on these answers; `n_prototypes` of each seed; seconds of a fit.
 
     Raises:
         InputError: an unknown name, or no model, seed or worker.
@@ -82,7 +85,7 @@ def compare(
     plan = _Plan(data, config or TrainConfig(), unseen_users, tuple(shots), test, validation, reserve)
     tasks = [(name, seed) for seed in range(seeds) for name in names]
     results = dict(zip(tasks, _run(plan, tasks, workers), strict=True))
-    compared = [results[reference, seed].predicted for seed in range(seeds)]
+    compared = [results[reference, seed] for seed in range(seeds)]
     return [_row(name, [results[name, seed] for seed in range(seeds)], compared) for name in names]
 
 
@@ -112,33 +115,41 @@ class _Plan:
         metrics = evaluate(model, parts.test, bootstrap=0)
         values |= {key: getattr(metrics, key) for key in _MEASURES}
         values["n_prototypes"] = getattr(getattr(model, "config", None), "n_prototypes", None)
-        values |= {f"shots_{n}": None for n in self.shots}
-        curve, intervals = self._curve(model, parts.unseen), {}
-        if curve is not None:
-            for row in curve.iter_rows(named=True):
-                values[f"shots_{row['shots']}"] = row["accuracy_by_user"]
-                intervals[f"shots_{row['shots']}"] = [row["accuracy_by_user_low"], row["accuracy_by_user_high"]]
-        table = parts.test.comparisons
-        predicted = Predicted(predict(model, parts.test), table.label, table.user, len(table.user_ids))
-        return _Result(values, intervals, predicted)
+        values |= {f"{name}_{n}": None for name, (_, shots) in self._curves().items() for n in shots}
+        predicted = {"seen": _predicted(predict(model, parts.test), parts.test), **self._curve(model, parts.unseen)}
+        for key, each in predicted.items():
+            if key != "seen":
+                values[key] = metrics_of(each.probability, each.label, each.user, bootstrap=0).accuracy_by_user
+        return _Result(values, predicted)
 
-    def _curve(self, model: Baseline, unseen: EmbeddedComparisons) -> pl.DataFrame | None:
-        if not len(unseen) or not self.shots:
-            return None
-        try:
-            return shot_curve(model, unseen, self.shots, seeds=1, reserve=self.reserve)
-        except InputError:
-            counts = unseen.comparisons.user_counts()
-            if counts.max(initial=0) > (max(self.shots) if self.reserve is None else self.reserve):
-                raise
-            return None  # nobody has enough answers
+    def _curve(self, model: Baseline, unseen: EmbeddedComparisons) -> dict[str, Predicted]:
+        """Predictions for new people by number of shots; none where nobody has enough answers."""
+        out = {}
+        for name, (reserve, shots) in self._curves().items():
+            if unseen.comparisons.user_counts().max(initial=0) > reserve:
+                for _, n, test, probability in shot_predictions(model, unseen, shots, 1, reserve):
+                    out[f"{name}_{n}"] = _predicted(probability, test)
+        return out
+
+    def _curves(self) -> dict[str, tuple[int, list[int]]]:
+        """The curves by name: answers that are drawn from, and numbers of shots."""
+        if not self.shots:
+            return {}
+        longest = max(self.shots)
+        reserve = longest if self.reserve is None else self.reserve
+        curves = {"shots": (reserve, [n for n in self.shots if n <= reserve])}
+        return curves if longest <= reserve else {**curves, "long": (longest, list(self.shots))}
 
 
 @dataclass(frozen=True, eq=False)
 class _Result:
     values: dict[str, Any]
-    intervals: dict[str, list[float]]
-    predicted: Predicted
+    predicted: dict[str, Predicted]  # "seen" and "shots_N"
+
+
+def _predicted(probability: npt.NDArray[Any], data: EmbeddedComparisons) -> Predicted:
+    table = data.comparisons
+    return Predicted(probability, table.label, table.user, len(table.user_ids))
 
 
 def _run(plan: _Plan, tasks: list[tuple[str, int]], workers: int) -> list[_Result]:
@@ -166,7 +177,7 @@ def _work(task: tuple[str, int]) -> _Result:
     return _plan.run(*task)
 
 
-def _row(name: str, results: list[_Result], reference: list[Predicted]) -> dict[str, Any]:
+def _row(name: str, results: list[_Result], reference: list[_Result]) -> dict[str, Any]:
     out: dict[str, Any] = {"model": name}
     for key in results[0].values:
         values = [result.values[key] for result in results]
@@ -178,12 +189,24 @@ def _row(name: str, results: list[_Result], reference: list[Predicted]) -> dict[
         else:
             mean = np.mean(given, axis=0)
             out[key] = mean.tolist() if isinstance(mean, np.ndarray) else float(mean)
-    predicted = [result.predicted for result in results]
-    out["intervals"] = pooled_intervals(predicted)
-    for key in {key: None for result in results for key in result.intervals}:  # each split has new people of its own
-        given = [result.intervals[key] for result in results if key in result.intervals]
-        out["intervals"][key] = np.mean(given, axis=0).tolist()
-    out["interval"] = out["intervals"].get("accuracy_by_user", [float("nan")] * 2)
-    out["difference"] = pooled_difference(reference, predicted)
+    keys = [key for key in results[0].values if key.startswith(("shots_", "long_"))]
+    for key in ["seen", *keys]:
+        both = [
+            (r.predicted[key], o.predicted[key]) for r, o in zip(reference, results, strict=True) if key in o.predicted
+        ]
+        if not both:
+            continue
+        others, own = zip(*both, strict=True)
+        difference, intervals = pooled_difference(others, own), pooled_intervals(own)
+        out.setdefault("calibration", {})[key] = pooled_calibration(own)
+        if key == "seen":
+            out["intervals"], out["difference"] = intervals, difference
+            out["interval"] = intervals.get("accuracy_by_user", [float("nan")] * 2)
+        else:
+            out["intervals"][key] = intervals.get("accuracy_by_user", [float("nan")] * 2)
+            out.setdefault("new_difference", {})[key] = difference
+            fewest = next(k for k in keys if k.split("_")[0] == key.split("_")[0])
+            first = [result.predicted[fewest] for result in results if key in result.predicted]
+            out.setdefault("rise", {})[key] = pooled_difference(own, first)
     out["by_seed"] = [result.values["accuracy_by_user"] for result in results]
     return out
