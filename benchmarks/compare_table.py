@@ -30,23 +30,41 @@ def table(name: str, result: dict[str, Any]) -> str:
     ours = rows[-1]["model"]
     shots = [key for key in SHOTS if rows[0].get(key) is not None or rows[-1].get(key) is not None]
     heads = ["model", "seen, by user", f"{ours} is better by", "worst tenth", "log-loss", "ECE"]
-    heads += [f"new, {key[6:]} answers" for key in shots] + ["s"]
+    heads += [f"new, {key[6:]} answers" for key in shots]
+    heads += [f"{ours} is better by, {key[6:]}" for key in shots[1:]] + ["s"]
     lines = [f"**{name}** (commit {result['machine']['commit']})", "", "| " + " | ".join(heads) + " |"]
     lines.append("|" + "---|" * len(heads))
     for row in sorted(rows, key=lambda r: -r["accuracy_by_user"]):
-        much, low, high = row["difference"]
         cells = [
             f"**{row['model']}**" if row["model"] == ours else row["model"],
             f"{row['accuracy_by_user']:.3f} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]",
-            "" if row["model"] == ours else f"{much:+.3f} [{low:+.3f}, {high:+.3f}]",
+            "" if row["model"] == ours else spread(row["difference"]),
             *(f"{row[key]:.3f}" for key in ("worst_tenth", "log_loss", "ece")),
             *("" if row[key] is None else f"{row[key]:.3f}" for key in shots),
+            *("" if row["model"] == ours else spread(row["new_difference"][key]) for key in shots[1:]),
             f"{row['seconds']:.0f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    if rows[-1]["n_prototypes"]:
-        lines += ["", f"K chosen by {ours}: {', '.join(map(str, rows[-1]['n_prototypes']))}."]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", own(rows[-1])])
+
+
+def own(row: dict[str, Any]) -> str:
+    """What the table has no column for, of our model: K, what answers of new people add, calibration."""
+    text = f"{row['model']}: K = {', '.join(map(str, row['n_prototypes']))}."
+    rises = {key: row["rise"][key] for key in ("shots_20", "long_50") if key in row.get("rise", {})}
+    for key, rise in rises.items():
+        text += f" {key.split('_')[1]} answers of new people against none: {spread(rise)}."
+    measured = {"seen": "seen", **{key: f"new, {key[6:]}" for key in SHOTS if key in row["calibration"]}}
+    bounds = [
+        f"{name} {row['calibration'][key][0]:.3f} ({row['calibration'][key][1]:.3f})" for key, name in measured.items()
+    ]
+    return text + " ECE (97.5% of perfectly calibrated models): " + ", ".join(bounds) + "."
+
+
+def spread(interval: list[float]) -> str:
+    """A difference with its interval."""
+    much, low, high = interval
+    return f"{much:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def picture(results: dict[str, Any], path: Path) -> None:

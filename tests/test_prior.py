@@ -143,3 +143,14 @@ def test_people_of_a_few_kinds_are_found_from_few_answers(monkeypatch):
     mean = pal.fit(parts.train, parts.validation, config)
     assert chosen.metrics["held_to"] != "mean" == mean.metrics["held_to"]
     assert pal.evaluate(chosen.model, parts.test).log_loss < 0.9 * pal.evaluate(mean.model, parts.test).log_loss
+
+
+def test_people_of_whom_nothing_is_known_have_the_mean_over_the_population(town):
+    """Half prefer left strongly, half right: nobody knows, though the mean weights lean to one side."""
+    model, parts = town
+    unseen = parts.unseen
+    _, probability = model.scores(unseen)
+    questions, question = model.questions(unseen)
+    each = torch.stack([model.probability(model.terms(questions).margins @ atom) for atom in model.prior.atoms], dim=1)
+    torch.testing.assert_close(probability, (each @ model.prior.mass)[question])
+    np.testing.assert_array_equal(pal.predict(model, unseen), probability.numpy())

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +45,7 @@ __all__ = [
     "TextEncoder",
     "default_store",
     "embed",
+    "encode",
     "resolve_encoder",
 ]
 
@@ -208,6 +209,18 @@ def embed(
         prompt_encoder=None if prompt_named is None else prompt_named.name,
         prompt_revision=None if prompt_named is None else prompt_named.revision,
     )
+
+
+def encode(encoder: Encoder, contents: Sequence[Any], store: bool = False) -> npt.NDArray[np.float32]:
+    """Vectors (n, D) of texts or images, found in the encoder's `default_store` or kept there where ``store`` is set.
+
+    An encoder whose vectors are all in the store does not load its model.
+    """
+    if not store:
+        return np.asarray(encoder.encode(contents), dtype=np.float32)
+    values = pl.Series(list(contents))
+    items = Items(pl.Series([str(row) for row in range(len(values))]), values, encoder.kind)
+    return _encode(encoder, {"contents": items}, default_store(encoder), "float32", 64, False)[0]
 
 
 def default_store(encoder: Encoder, dtype: str = "float32") -> Path:

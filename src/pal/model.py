@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from pal import saving
-from pal.embeddings import EmbeddedComparisons, Encoder, resolve_encoder
+from pal.embeddings import EmbeddedComparisons, Encoder, encode, resolve_encoder
 from pal.errors import InputError, SavedModelError
 from pal.losses import get_loss, moderated
 from pal.maps import make_map
 from pal.prototypes import FixedPrototypes, LinearPrototypes, PromptPrototypes, Prototypes, Terms
-from pal.questions import Questions, tabulate
+from pal.questions import Questions, compact, tabulate
 from pal.users import Population, UserWeights
 
 __all__ = ["ModelConfig", "RewardModel", "check_data", "make_prototypes", "margin_moments"]
@@ -267,7 +267,28 @@ class RewardModel(nn.Module):
 
     def predict(self, data: EmbeddedComparisons) -> npt.NDArray[np.float32]:
         """P(left preferred) of each row, shape (n,)."""
-        return self.probability(*self.moments(data)).numpy()
+        return self.scores(data)[1].numpy()
+
+    @torch.no_grad()
+    def scores(self, data: EmbeddedComparisons) -> tuple[Tensor, Tensor]:
+        """The margin of each row (n,) and P(left preferred) (n,).
+
+        Of unseen users the first is that of the population's mean weights, the second the mean over the population.
+        """
+        questions, question = self.questions(data)
+        table, rows = self.weights_of(data.comparisons.user_ids)
+        user = rows[torch.from_numpy(data.comparisons.user.astype(np.int64))]
+        terms = self.terms(questions)
+        margin, variance = margin_moments(self.prototypes, terms, table, question, user)
+        probability = self.probability(margin, variance)
+        unseen = (user == len(self.users)).nonzero().squeeze(1)
+        if len(unseen) and terms.margins is not None and len(self.mass) > 1:
+            asked, place = compact(question[unseen], len(questions))
+            pieces = [
+                self.probability(m @ self.atoms.T) @ self.mass for m in torch.split(terms.margins[asked], 1 << 14)
+            ]
+            probability[unseen] = torch.cat(pieces)[place]
+        return margin, probability
 
     # -- people -------------------------------------------------------------------------------------------------
 
@@ -315,8 +336,8 @@ class RewardModel(nn.Module):
         row = self.users.row(user_id)
         return self.users.weights[row], float(self.users.reliability[row])
 
-    def encode(self, texts: list[Any], what: str = "responses") -> npt.NDArray[np.float32]:
-        """Embeddings (n, D) of texts or images, by the encoder the model was trained with."""
+    def encode(self, texts: list[Any], what: str = "responses", store: bool = False) -> npt.NDArray[np.float32]:
+        """Embeddings (n, D) of texts or images, by the encoder the model was trained with; see `reward` for store."""
         name, revision = self.config.encoder, self.config.revision
         if what == "prompts":
             name, revision = self.config.prompt_encoder or name, self.config.prompt_revision or revision
@@ -329,7 +350,7 @@ class RewardModel(nn.Module):
                     f"encoder {name!r} is here in revision {encoder.revision}, the model was trained with {revision}"
                 )
             self._encoders[name] = encoder
-        return np.asarray(self._encoders[name].encode(texts), dtype=np.float32)
+        return encode(self._encoders[name], texts, store)
 
     @torch.no_grad()
     def reward(
@@ -339,6 +360,7 @@ class RewardModel(nn.Module):
         responses: Any,
         prompt: Any = None,
         weights: Any = None,
+        store: bool = False,
     ) -> npt.NDArray[np.float32]:
         """Rewards of responses for one user; higher = preferred.
 
@@ -347,6 +369,8 @@ class RewardModel(nn.Module):
             responses: n texts (or images), or their embeddings (n, D).
             prompt: a text, or its embedding (Dp,); None where the model takes none.
             weights: (K,) instead of an id.
+            store: embeddings of texts are found in the user's cache, or kept there: a model whose texts are all there
+                never loads its encoder.
 
         Returns:
             (n,), up to a constant per user and prompt.
@@ -370,12 +394,12 @@ class RewardModel(nn.Module):
                 return np.zeros(0, dtype=np.float32)
             if config.prompt == "joint":
                 texts = [f"{prompt}\n\n{text}" for text in texts]
-            given = torch.from_numpy(self.encode(texts))
+            given = torch.from_numpy(self.encode(texts, store=store))
         prompts = None
         if config.prompt_dim:
             one = _vectors(prompt)
             if one is None:
-                one = torch.from_numpy(self.encode([prompt], "prompts"))
+                one = torch.from_numpy(self.encode([prompt], "prompts", store))
             prompts = one.reshape(1, -1).expand(len(given), -1)
         self._check_embeddings(prompts, given)
         self.eval()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -238,8 +238,8 @@ def _what_is_wrong_in_jsonl(path: Path) -> None:
                 )
 
 
-def write_frame(frame: pl.DataFrame, path: Path) -> None:
-    """Writes a table by the ending of the path; the file appears whole or not at all.
+def write_frame(frame: pl.DataFrame, path: Path, compression: Literal["zstd", "uncompressed"] = "zstd") -> None:
+    """Writes a table by the ending of the path; the file appears whole or not at all. Parquet may be compressed.
 
     Raises:
         InputError: An unknown ending, no such folder, or bytes in a format for text.
@@ -255,7 +255,7 @@ def write_frame(frame: pl.DataFrame, path: Path) -> None:
     try:
         with part.open("xb") as file:
             if ending == ".parquet":
-                frame.write_parquet(file)
+                frame.write_parquet(file, compression=compression)
             elif ending == ".csv":
                 frame.write_csv(file, quote_style="non_numeric")
             else:

@@ -14,28 +14,32 @@ from torch.nn import functional as F
 
 from pal._adam import Adam, RowAdam
 from pal._training import checkpoint
+from pal._training.alone import Alone
 from pal._training.config import TrainConfig
 from pal._training.progress import bar
-from pal._training.start import begin
 from pal._training.tables import Tables
 from pal.errors import InputError
 from pal.losses import get_loss
 from pal.maps import MLPMap
 from pal.model import ModelConfig, RewardModel
-from pal.questions import compact
+from pal.questions import Answers, compact
 
 __all__ = ["Run"]
 
+PIECE = 2048  # answers whose questions are mapped at a time, where nearly each has its own
 SAVE_EVERY = 5.0  # seconds between checkpoints
 SOLVED = 2.5e-3  # a validation loss below which nothing is left to learn, only margins to inflate
 IMPROVEMENT = 1e-3  # share of the loss that an evaluation must gain to count
 
 
 @contextmanager
-def _threads(batch: int) -> Iterator[None]:
-    """As many of torch's threads as a step of so many comparisons keeps busy: waking more costs more than they do."""
+def _threads(batch: int, work: int) -> Iterator[None]:
+    """As many of torch's threads as a step keeps busy, of so many comparisons and multiplications in its maps.
+
+    Waking more costs more than they do.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(before, batch // 2048)))
+    torch.set_num_threads(max(1, min(before, max(batch // 2048, work // 500_000_000))))
     try:
         yield
     finally:
@@ -60,6 +64,9 @@ class State:
 class Run:
     """One training run; `train` leaves the best state in `prototypes`, `table` and `bias`.
 
+    With `shards` it is one of several that run in step: each holds its own users, draws the same batches and takes the
+    rows of its users, and has the same shared part, since gradients are summed over all.
+
     Attributes:
         prototypes: the shared part.
         table: (N, K + 1) a row a user: K logits of the weights, then the log of the reliability.
@@ -67,19 +74,27 @@ class Run:
         state: where the run stands.
     """
 
-    def __init__(self, tables: Tables, shape: ModelConfig, config: TrainConfig, start: RewardModel | None) -> None:
-        self.shape, self.config = shape, config
+    def __init__(
+        self,
+        tables: Tables,
+        shape: ModelConfig,
+        config: TrainConfig,
+        start: RewardModel | None,
+        shards: Alone | None = None,
+    ) -> None:
+        self.shape, self.config, self.shards = shape, config, shards or Alone()
         self.learns_users = shape.n_prototypes > 1 or config.reliability
-        self.prototypes, logits = begin(tables, shape, start, torch.Generator().manual_seed(config.seed))
+        self.prototypes, logits = self.shards.begin(tables, shape, start, torch.Generator().manual_seed(config.seed))
         # without a user in it, a question's answers are as good as their mean
-        self.tables = tables = tables if self.learns_users else tables.pooled()
+        self.tables = tables = tables if self.learns_users else self.shards.pooled(tables)
         self.device = device = tables.answers.user.device
         self.loss = get_loss(shape.loss)
         self.generator = torch.Generator().manual_seed(config.seed)
+        self.noise = self.shards.noise(self.generator)
         self.prototypes.to(device)
         for module in self.prototypes.modules():
             if isinstance(module, MLPMap):
-                module.generator = self.generator
+                module.generator = self.noise
         n, K = len(tables.user_ids), shape.n_prototypes
         self.table = torch.cat([logits, torch.zeros(n, 1)], dim=1).to(device)
         self.users = RowAdam(n, K + 1, config.user_lr, device)
@@ -91,9 +106,12 @@ class Run:
             [(maps, config.lr, config.weight_decay), ([*others, self.bias], config.prototype_lr, 0.0)]
         )
         self.prior = self.mean_weights()
-        self.best = self._snapshot()
+        self.best = {name: tensor.clone() for name, tensor in self._tensors().items()}
         self.state = State()
-        n_answers = len(tables.answers)
+        counted, place = self.shards.rows(pooled=not self.learns_users)
+        self.n_answers = n_answers = len(tables.answers) if counted is None else counted
+        self.place = None if place is None else place.to(device)
+        self.n_validation = self.shards.count(len(tables.val_answers))
         self.batch = min(n_answers, config.batch_size or min(8192, max(256, n_answers // 100)))
         a_pass = math.ceil(n_answers / self.batch)
         self.eval_every = config.eval_every or min(25, max(8, a_pass))
@@ -103,26 +121,33 @@ class Run:
 
     def mean_weights(self) -> Tensor:
         """(K,) the mean of the users' weights."""
-        return torch.softmax(self.table[:, :-1], dim=1).mean(0)
+        pieces = torch.split(self.table[:, :-1], 1 << 17)
+        total = torch.stack([torch.softmax(piece, dim=1).double().sum(0) for piece in pieces]).sum(0)
+        total = self.shards.total(torch.cat([total, total.sum(0, keepdim=True)]))
+        return (total[:-1] / total[-1]).float()
 
     def train(self, path: Path | None) -> None:
         """Runs to the end, from a checkpoint where there is one."""
-        state, n = self.state, len(self.tables.answers)
+        state, n = self.state, self.n_answers
         order_state = self.generator.get_state()
         resumed = None
-        if path is not None and path.exists():
-            order_state, resumed = self._load(path)
+        found = None if path is None else self.shards.found(path)
+        if found is not None:
+            order_state, resumed = self._load(found)
             self.generator.set_state(order_state)
             state = self.state
         order = self._order()
         if resumed is not None:
             self.generator.set_state(resumed)
         began = time.perf_counter() - state.seconds
-        if state.step == 0 and len(self.tables.val_answers):
+        if state.step == 0 and self.n_validation:
             state.best_loss = self._validation_loss()  # no worse than where it starts from
         saved = time.perf_counter()
         running = torch.zeros((), device=self.device)
-        with _threads(self.batch), bar(f"K = {self.shape.n_prototypes}", self.config.progress) as report:
+        with (
+            _threads(self.batch // self.shards.size, self._work() // self.shards.size),
+            bar(f"K = {self.shape.n_prototypes}", self.config.progress) as report,
+        ):
             while not state.done:
                 if state.position >= n:
                     order_state, state.position = self.generator.get_state(), 0
@@ -135,75 +160,119 @@ class Run:
                     self._evaluate(float(running) / self.eval_every)
                     running.zero_()
                     report(state.step, state.best_loss)
-                    if path is not None and (state.done or time.perf_counter() - saved > SAVE_EVERY):
+                    due = state.done or time.perf_counter() - saved > SAVE_EVERY
+                    if path is not None and self.shards.agree(due):
                         self._save(path, order_state)
                         saved = time.perf_counter()
         self._restore(self.best)
 
-    def _order(self) -> Tensor:
-        return torch.randperm(len(self.tables.answers), generator=self.generator).to(self.device)
+    def _work(self) -> int:
+        """Multiplications of a step in the maps, about."""
+        return min(self.batch, len(self.tables.questions)) * sum(p.numel() for p in self.prototypes.parameters())
 
-    def _step(self, rows: Tensor) -> Tensor:
+    def _order(self) -> Tensor:
+        return torch.randperm(self.n_answers, generator=self.generator).to(self.device)
+
+    def _step(self, batch: Tensor) -> Tensor:
+        """A step on a batch of all users' answers: the mean loss of the batch, and its share of our users' rows."""
+        rows = batch
+        if self.place is not None:
+            rows = self.place[batch]
+            rows = rows[rows >= 0]
+        self.optimiser.zero_grad()
+        loss, ours = self._backward(rows, len(batch)) if len(rows) else (self.bias.new_zeros(()), None)
+        loss = self.shards.reduce([p for p, _, _ in self.optimiser.params], loss)
+        if not bool(torch.isfinite(loss)):
+            raise InputError(f"the loss became {float(loss)} at step {self.state.step}: use smaller learning rates")
+        self.optimiser.step()
+        if ours is not None:
+            self.users.step(self.table, *ours)
+        return loss
+
+    def _backward(self, rows: Tensor, size: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """The summed loss of rows divided by the size of the batch, and the users touched with their gradients."""
         config, tables = self.config, self.tables
         answers = tables.answers.take(rows)
-        asked, question = compact(answers.question, len(tables.questions))
         touched, user = compact(answers.user, len(self.table)) if self.learns_users else (rows[:1] * 0, answers.user)
+        answers = replace(answers, user=user)
+        params = self.table[touched].requires_grad_(self.learns_users)
         self.prototypes.train()
+        asked, question = compact(answers.question, len(tables.questions))
+        if len(asked) <= max(PIECE, len(rows) // 4):
+            loss = self._backward_of(replace(answers, question=question), asked, params, size)
+        else:  # by the piece: what the maps leave in memory for the gradient stays near the caches
+            loss = self.bias.new_zeros(())
+            for piece in torch.split(torch.arange(len(rows), device=self.device), PIECE):
+                part = answers.take(piece)
+                asked, question = compact(part.question, len(tables.questions))
+                loss += self._backward_of(replace(part, question=question), asked, params, size)
+        if params.grad is None:
+            return loss, None
+        with torch.no_grad():
+            grad = params.grad * size  # a sum over the user's answers in the step
+            share = torch.bincount(user, minlength=len(touched)) / tables.counts[touched]
+            # the gradient of strength KL(prior || w) in the logits, spread over the user's answers
+            weights = torch.softmax(params[:, :-1], dim=1)
+            grad[:, :-1] += config.strength * share[:, None] * (weights - self.prior)
+            grad[:, -1] += 4.0 * share * params[:, -1]  # a normal prior with standard deviation 1/2
+        return loss, (touched, grad)
+
+    def _backward_of(self, answers: Answers, asked: Tensor, params: Tensor, size: int) -> Tensor:
+        """Adds the gradient of the loss of answers to the questions asked, by users with parameters (U, K + 1)."""
+        config, tables, user = self.config, self.tables, answers.user
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             terms = self.prototypes.terms(tables.questions.take(asked))
         if terms.margins is not None:
             terms = replace(terms, margins=terms.margins.float())
-        params = self.table[touched].requires_grad_(self.learns_users)
         weights = torch.softmax(params[:, :-1], dim=1)
-        margin = self.prototypes.margin(terms, weights, question, user)
+        margin = self.prototypes.margin(terms, weights, answers.question, user)
         if config.reliability:
             margin = margin * params[:, -1].exp()[user]
         if config.side_bias and tables.sided:
             margin = margin + self.bias
         each = self.loss(margin, answers.label)
-        loss = (each if answers.weight is None else each * answers.weight).mean()
-        if not bool(torch.isfinite(loss)):
-            raise InputError(
-                f"the loss became {float(loss.detach())} at step {self.state.step}: use smaller learning rates"
-            )
-        self.optimiser.zero_grad()
+        loss = (each if answers.weight is None else each * answers.weight).sum() / size
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        if params.grad is not None:
-            with torch.no_grad():
-                grad = params.grad * len(rows)  # a sum over the user's answers in the step
-                share = torch.bincount(user, minlength=len(touched)) / tables.counts[touched]
-                # the gradient of strength KL(prior || w) in the logits, spread over the user's answers
-                grad[:, :-1] += config.strength * share[:, None] * (weights - self.prior)
-                grad[:, -1] += 4.0 * share * params[:, -1]  # a normal prior with standard deviation 1/2
-                self.users.step(self.table, touched, grad)
         return loss.detach()
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _validation_loss(self) -> float:
-        answers = self.tables.val_answers
+        answers, mean = self.tables.val_answers, self.mean_weights()
+        total = self.bias.new_zeros(2, dtype=torch.float64)
+        if len(answers):
+            each = self._validation_losses(answers, mean)
+            weight = torch.ones_like(each) if answers.weight is None else answers.weight
+            total = torch.stack([(each * weight).sum(), weight.sum()]).double()
+        loss, weight = self.shards.total(total)
+        return float(loss / weight)
+
+    def _validation_losses(self, answers: Answers, mean: Tensor) -> Tensor:
         self.prototypes.eval()
         terms = self.prototypes.terms(self.tables.val_questions)
-        weights = torch.cat([torch.softmax(self.table[:, :-1], dim=1), self.mean_weights()[None]])
-        margin = self.prototypes.margin(terms, weights, answers.question, answers.user)
-        margin = margin * torch.cat([self.table[:, -1], self.table.new_zeros(1)]).exp()[answers.user] + self.bias
+        asked, user = compact(answers.user, len(self.table) + 1)  # the last is whoever is unseen
+        rows = self.table[asked.clamp(max=len(self.table) - 1)]
+        unseen = asked == len(self.table)
+        weights = torch.where(unseen[:, None], mean, torch.softmax(rows[:, :-1], dim=1))
+        reliability = torch.where(unseen, 0.0, rows[:, -1]).exp()
+        margin = self.prototypes.margin(terms, weights, answers.question, user)
+        margin = margin * reliability[user] + self.bias
         if self.loss.link is None:
-            each = self.loss(margin, answers.label)
-        else:
-            each = F.binary_cross_entropy_with_logits(self.loss.link * margin, answers.label, reduction="none")
-        return float(each.mean() if answers.weight is None else (each * answers.weight).sum() / answers.weight.sum())
+            return self.loss(margin, answers.label)
+        return F.binary_cross_entropy_with_logits(self.loss.link * margin, answers.label, reduction="none")
 
     def _evaluate(self, train_loss: float) -> None:
         state, config = self.state, self.config
         self.prior = self.mean_weights()
-        loss = self._validation_loss() if len(self.tables.val_answers) else train_loss
+        loss = self._validation_loss() if self.n_validation else train_loss
         row = {"step": float(state.step), "seconds": state.seconds, "train_loss": train_loss}
         row |= {"validation_log_loss": loss, "lr": config.lr * self.optimiser.factor}
         state.history.append(row)
         if loss < state.best_loss:
-            state.best_loss, self.best = loss, self._snapshot()
+            state.best_loss = loss
+            for name, tensor in self._tensors().items():
+                self.best[name].copy_(tensor)
         if loss < state.mark * (1 - IMPROVEMENT):
             state.mark, state.bad = loss, 0
         else:
@@ -215,15 +284,14 @@ class Run:
             self.optimiser.factor *= 0.2
         state.done = state.drops > config.drops or state.step >= self.max_steps or loss < SOLVED
 
-    def _snapshot(self) -> dict[str, Tensor]:
-        tensors = {f"p.{k}": v.detach().clone() for k, v in self.prototypes.state_dict().items()}
-        return {**tensors, "table": self.table.clone(), "bias": self.bias.detach().clone()}
+    def _tensors(self) -> dict[str, Tensor]:
+        """What is trained, as it is now."""
+        tensors = {f"p.{k}": v.detach() for k, v in self.prototypes.state_dict().items()}
+        return {**tensors, "table": self.table, "bias": self.bias.detach()}
 
     def _restore(self, snapshot: dict[str, Tensor]) -> None:
-        self.prototypes.load_state_dict({k[2:]: v for k, v in snapshot.items() if k.startswith("p.")})
-        self.table = snapshot["table"].clone()
-        with torch.no_grad():
-            self.bias.copy_(snapshot["bias"])
+        for name, tensor in self._tensors().items():
+            tensor.copy_(snapshot[name])
 
     # -- checkpoint -----------------------------------------------------------------------------------------------
 
@@ -235,10 +303,10 @@ class Run:
 
     def _save(self, path: Path, order_state: Tensor) -> None:
         groups = {
-            "now": self._snapshot(),
+            "now": self._tensors(),
             "best": self.best,
             "users": {"m": self.users.m, "v": self.users.v, "t": self.users.t},
-            "random": {"generator": self.generator.get_state(), "order": order_state},
+            "random": {"generator": self.generator.get_state(), "order": order_state, "noise": self.noise.get_state()},
             "run": {"prior": self.prior},
         }
         for i, (m, v) in enumerate(zip(self.optimiser.m, self.optimiser.v, strict=True)):
@@ -249,7 +317,8 @@ class Run:
             "adam": [self.optimiser.t, self.optimiser.factor],
             "user_lr": self.users.lr,
         }
-        checkpoint.write(path, tensors, plain, self._fingerprint())
+        with self.shards.saving(path, self.state.step) as file:
+            checkpoint.write(file, tensors, plain, self._fingerprint())
 
     def _load(self, path: Path) -> tuple[Tensor, Tensor]:
         """Takes up a checkpoint; the generator's states at the start of the pass and now."""
@@ -267,4 +336,6 @@ class Run:
         adam.m = [groups[f"adam{i}"]["m"] for i in range(len(adam.params))]
         adam.v = [groups[f"adam{i}"]["v"] for i in range(len(adam.params))]
         self.state = State(**plain["state"])
+        if self.noise is not self.generator:
+            self.noise.set_state(groups["random"]["noise"])
         return groups["random"]["order"], groups["random"]["generator"]

@@ -2,7 +2,8 @@
 
 from pal.datasets._folders import from_folder, recognise
 from pal.datasets.persona import persona
+from pal.datasets.pickapic import pickapic
 from pal.datasets.polis import polis
 from pal.datasets.ukpconvarg import ukpconvarg
 
-__all__ = ["from_folder", "persona", "polis", "recognise", "ukpconvarg"]
+__all__ = ["from_folder", "persona", "pickapic", "polis", "recognise", "ukpconvarg"]

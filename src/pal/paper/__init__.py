@@ -12,6 +12,8 @@ __all__ = ["EXPERIMENTS", "experiment"]
 
 # name -> module of this package whose EXPERIMENT it is; imported when asked for
 EXPERIMENTS = {
+    "table-1": "table_1",
+    "table-2": "table_2",
     "figure-4": "figure_4",
     "figures-7-13": "figures_7_13",
     "figure-5": "figure_5",
@@ -19,6 +21,10 @@ EXPERIMENTS = {
     "figure-15": "figure_15",
     "table-4": "table_4",
     "table-6": "table_6",
+    "figure-3": "figure_3",
+    "table-3": "table_3",
+    "figure-6": "figure_6",
+    "figure-14": "figure_14",
     "appendix-g": "appendix_g",
 }
 

@@ -46,7 +46,7 @@ class Experiment:
         table: rows -> the paper's number beside ours, with a verdict in words.
         figures: (rows, folder) -> the PNGs drawn there.
         checks: rows -> loose bounds.
-        missing: why it cannot run here, or None.
+        missing: scale -> why it cannot run here, or None.
     """
 
     name: str
@@ -58,4 +58,4 @@ class Experiment:
     table: Callable[[list[Row]], list[dict[str, Any]]]
     figures: Callable[[list[Row], Path], list[Path]]
     checks: Callable[[list[Row]], list[Check]]
-    missing: Callable[[], str | None] = lambda: None
+    missing: Callable[[str], str | None] = lambda _scale: None

@@ -89,7 +89,7 @@ def _checked(scale: str, seeds: int | None) -> int:
 
 def _run(one: Experiment, scale: str, seeds: int, folder: Path, progress: Progress) -> dict[str, Any]:
     record: dict[str, Any] = {"name": one.name, "what": one.what, "data": one.data, "scale": scale, "seeds": seeds}
-    reason = one.missing()
+    reason = one.missing(scale)
     if reason is not None:
         return {**record, "skipped": reason}
     peak = PeakMemory()

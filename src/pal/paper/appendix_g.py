@@ -83,7 +83,7 @@ def checks(rows: list[Row]) -> list[Check]:
     ]
 
 
-def missing() -> str | None:
+def missing(_scale: str) -> str | None:
     """Costs are those of experiments that were run."""
     folder = FOLDER.get()
     if any((folder / f"{name}.json").exists() for name in EXPERIMENTS if name != "appendix-g"):

@@ -1,0 +1,98 @@
+"""Rewards of many responses for many users at once, from prototype rewards that were computed once.
+
+A user's reward is a dot product of K numbers, so that serving needs no encoder and no map: `prototype_rewards` of the
+catalogue are kept, and every user's ranking is a product of two thin matrices (paper, section 2).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from pal._tables.files import write_frame
+from pal.errors import InputError
+from pal.model import RewardModel
+from pal.users import UserWeights
+
+__all__ = ["rewards_of_users", "write_rewards"]
+
+PART = 1 << 14  # users in a file: bounds the memory
+
+
+def rewards_of_users(model: RewardModel, prototype_rewards: Tensor, out: Tensor | None = None) -> Tensor:
+    """What every user of a model gives each of R responses.
+
+    Args:
+        model: of N users, its margins linear in their weights.
+        prototype_rewards: (R, K), from `RewardModel.prototype_rewards`.
+        out: (N, R) float32 to write into.
+
+    Returns:
+        (N, R) float32; a row is in the order of `model.user_ids`, and rewards are up to a constant per user and prompt.
+
+    Raises:
+        InputError: rewards of another number of prototypes, or a variant that is not linear in the weights.
+    """
+    columns = _columns(model, prototype_rewards)
+    out = torch.empty(len(model.users), columns.shape[1]) if out is None else out
+    _product(model.users, 0, len(model.users), columns, out)
+    return out
+
+
+def write_rewards(
+    model: RewardModel, prototype_rewards: Tensor, folder: str | Path, response_ids: pl.Series | None = None
+) -> list[Path]:
+    """Writes `rewards_of_users` to a folder of parquet files, some thousand users in each; memory is bounded by one.
+
+    Args:
+        model: of N users.
+        prototype_rewards: (R, K).
+        folder: a new or empty folder.
+        response_ids: (R,) written to responses.parquet; None: 0 to R - 1.
+
+    Returns:
+        The files part-00000.parquet, ..., with columns user_id and rewards (R values, in the order of the responses).
+
+    Raises:
+        InputError: as `rewards_of_users`; other than R ids; a folder that holds something.
+    """
+    columns = _columns(model, prototype_rewards)
+    n, R = len(model.users), columns.shape[1]
+    ids = pl.int_range(R, eager=True) if response_ids is None else response_ids
+    if len(ids) != R:
+        raise InputError(f"{R} responses have {len(ids)} ids")
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    if held := next(path.iterdir(), None):
+        raise InputError(f"{path}: it holds {held.name!r}: choose another folder")
+    buffer = torch.empty(min(PART, n), R)
+    parts = []
+    for number, low in enumerate(range(0, n, PART)):
+        part = path / f"part-{number:05d}.parquet"
+        parts.append(part)
+        high = min(n, low + PART)
+        rewards = buffer[: high - low]
+        _product(model.users, low, high, columns, rewards)
+        columns_of_file = [
+            model.user_ids[low:high].alias("user_id"),
+            pl.Series("rewards", rewards.numpy(), dtype=pl.Array(pl.Float32, R)),
+        ]
+        write_frame(pl.DataFrame(columns_of_file), part, "uncompressed")  # as good as random to a compressor
+    write_frame(ids.alias("response_id").to_frame(), path / "responses.parquet")  # last: the others are whole
+    return parts
+
+
+def _columns(model: RewardModel, prototype_rewards: Tensor) -> Tensor:
+    if not model.prototypes.linear:
+        raise InputError("this variant's rewards are not linear in the weights: use model.reward for each user")
+    if prototype_rewards.ndim != 2 or prototype_rewards.shape[1] != model.n_prototypes:
+        raise InputError(f"prototype rewards must be (R, {model.n_prototypes}), found {tuple(prototype_rewards.shape)}")
+    return prototype_rewards.float().T.contiguous()
+
+
+def _product(users: UserWeights, low: int, high: int, columns: Tensor, out: Tensor) -> None:
+    weights = users.weights[low:high] * users.reliability[low:high, None]
+    # numpy's product is 2.5 times as fast as torch's on matrices as thin as these
+    np.matmul(weights.numpy(), columns.numpy(), out=out.numpy())
