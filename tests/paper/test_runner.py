@@ -109,7 +109,7 @@ def test_a_record_says_how_it_came_about(only, tmp_path):
 
 def test_what_cannot_run_is_skipped_with_a_reason(only, tmp_path):
     one = counting([])
-    only(Experiment(**{**one.__dict__, "missing": lambda: "no photographs"}))
+    only(Experiment(**{**one.__dict__, "missing": lambda _scale: "no photographs"}))
     (record,) = _runner.reproduce(out=tmp_path)
     assert record["skipped"] == "no photographs"
     assert not (tmp_path / "counting.json").exists()
