@@ -16,7 +16,7 @@ from pal._training.tables import Tables
 from pal.model import make_prototypes
 from pal.training import model_config
 
-K, PLAIN_BATCH, BATCH = 3, 64, 262_144
+K, PLAIN_BATCHES, BATCH = 3, (64, 4096), 262_144
 
 
 def data() -> pal.EmbeddedComparisons:
@@ -47,7 +47,7 @@ def ours(parts, map_kind: str, seconds: float = 8.0) -> float:
     return steps * BATCH / (time.perf_counter() - began)
 
 
-def plain(parts, map_kind: str, seconds: float = 8.0) -> float:
+def plain(parts, map_kind: str, batch: int, seconds: float = 8.0) -> float:
     """The authors' way: embed, map and normalise the items of every comparison of a small batch; torch's Adam."""
     config = TrainConfig(model="b", map=map_kind)
     prototypes = make_prototypes(model_config(parts.train, config, K), torch.Generator().manual_seed(0))
@@ -61,7 +61,7 @@ def plain(parts, map_kind: str, seconds: float = 8.0) -> float:
     label = torch.from_numpy(table.label.copy())
     order, done, began = torch.randperm(len(label)), 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
-        rows = order[done % len(order) : done % len(order) + PLAIN_BATCH]
+        rows = order[done % len(order) : done % len(order) + batch]
         w = torch.softmax(logits[user[rows]], dim=1)
         margin = prototypes.reward(c[prompt[rows]], x[left[rows]], w) - prototypes.reward(
             c[prompt[rows]], x[right[rows]], w
@@ -78,8 +78,11 @@ def main() -> None:
     parts = data().split(unseen_users=0.0, test=0.05, validation=0.05)
     result = {}
     for kind in ("mlp", "linear"):
-        slow, fast = plain(parts, kind), ours(parts, kind)
-        result[kind] = {"ours": fast, "plain": slow, "ratio": fast / slow, "batch": BATCH, "plain_batch": PLAIN_BATCH}
+        fast = ours(parts, kind)
+        result[kind] = {"ours": fast, "batch": BATCH}
+        for batch in PLAIN_BATCHES:
+            slow = plain(parts, kind, batch)
+            result[kind] |= {f"plain_{batch}": slow, f"ratio_{batch}": fast / slow}
         print(kind, {k: round(v) for k, v in result[kind].items()}, flush=True)
     machine.write("throughput", result)
 
