@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 import pal
-from pal import baselines, simulation
+from pal import baselines, distributed, simulation
 from pal._printing import (
     plain,
     print_choice,
@@ -28,7 +28,7 @@ from pal._printing import (
     warn,
 )
 from pal._tables.files import write_frame
-from pal.embeddings import EmbeddedComparisons
+from pal.embeddings import EmbeddedComparisons, EmbeddingStore, default_store, resolve_encoder
 from pal.errors import InputError, PALError
 from pal.model import RewardModel
 from pal.report import write_report
@@ -36,6 +36,7 @@ from pal.saving import check_replaceable
 from pal.selection import CANDIDATES
 from pal.summary import summarise
 from pal.training import TrainConfig
+from pal.users import UserWeights
 
 app = typer.Typer(
     add_completion=False,
@@ -62,6 +63,11 @@ Embeddings = Annotated[
 ]
 Images = Annotated[bool, typer.Option("--images", help="Responses are paths of images.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Workers = Annotated[int, typer.Option(help="Processes, on Ray (extra 'ray'); 1: this one alone.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray-address", help="HOST:PORT of a Ray cluster that runs, or auto.  [default: start a local one]"),
+]
 MinVotes = Annotated[int, typer.Option(help="Polis: people with at least this many agree / disagree votes.")]
 SHOTS = (0, 1, 2, 5, 10, 20)
 
@@ -76,18 +82,25 @@ class _Source:
     images: bool = False
     min_votes: int = 10
     prompt_mode: str = "separate"
+    workers: int = 1
+    ray_address: str | None = None
 
-    def load(self) -> EmbeddedComparisons:
+    def comparisons(self) -> pal.Comparisons:
         if self.data.is_dir():
             options = {"min_votes": self.min_votes} if pal.datasets.recognise(self.data) == "polis" else {}
-            comparisons = pal.datasets.from_folder(self.data, **options)
-        else:
-            comparisons = pal.Comparisons.read(self.data, images=self.images)
+            return pal.datasets.from_folder(self.data, **options)
+        return pal.Comparisons.read(self.data, images=self.images)
+
+    def load(self) -> EmbeddedComparisons:
+        comparisons = self.comparisons()
         if self.embeddings is not None:
             return pal.embed(comparisons, embeddings=str(self.embeddings), prompt_mode=self.prompt_mode)
-        encoder = self.encoder or ("efficientnet-lite0" if self.images else "all-MiniLM-L6-v2")
+        encoder = self.encoder or default_encoder(self.images)
         if comparisons.responses.contents is None:
             raise InputError(f"{self.data}: its columns hold ids without texts: pass their vectors with --embeddings")
+        if _several(self.workers, self.ray_address) and self.data.is_file():
+            group: dict[str, Any] = {"workers": self.workers, "address": self.ray_address}
+            distributed.embed(self.data, encoder, prompt_mode=self.prompt_mode, images=self.images, **group)
         return pal.embed(comparisons, encoder, store=True, progress=True, prompt_mode=self.prompt_mode)
 
     @classmethod
@@ -95,6 +108,18 @@ class _Source:
         """The data as the model takes them."""
         mode = "separate" if model.config.prompt in ("separate", "concatenate") else model.config.prompt
         return cls(data, model.config.encoder, embeddings, images, prompt_mode=mode)
+
+
+def default_encoder(images: bool) -> str:
+    """Of texts, or of images."""
+    return "efficientnet-lite0" if images else "all-MiniLM-L6-v2"
+
+
+def _several(workers: int, address: str | None) -> bool:
+    """Whether work is for Ray."""
+    if workers < 1:
+        raise InputError(f"--workers {workers}: give at least 1")
+    return workers > 1 or address is not None
 
 
 @app.command()
@@ -143,6 +168,8 @@ def fit(
     start: Annotated[str | None, typer.Option(help="Model folder to go on from.")] = None,
     min_votes: MinVotes = 10,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    workers: Workers = 1,
+    ray_address: RayAddress = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -161,9 +188,11 @@ def fit(
         device=device,
         progress=True,
     )
-    source = _Source(data, encoder, embeddings, images, min_votes, "joint" if joint else "separate")
+    mode = "joint" if joint else "separate"
+    source = _Source(data, encoder, embeddings, images, min_votes, mode, workers, ray_address)
     split = {"unseen_users": unseen_users, "test": test, "validation": validation, "by": by}
-    record = _fit(source.load(), str(data), out, config, split, start)
+    group = {"workers": workers, "address": ray_address} if _several(workers, ray_address) else None
+    record = _fit(source.load(), str(data), out, config, split, start, group)
     if as_json:
         print_json(record)
     else:
@@ -178,6 +207,7 @@ def _fit(
     config: TrainConfig,
     split: dict[str, Any] | None = None,
     start: str | None = None,
+    group: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     check_replaceable(out)
     parts = data.split(**(split or {}), seed=config.seed)
@@ -186,7 +216,11 @@ def _fit(
     key = hashlib.sha256(repr((source, config, split, start)).encode()).hexdigest()[:12]
     folder = out.with_name(f".{out.name}.checkpoint")
     begin = None if start is None else RewardModel.from_pretrained(start)
-    result = pal.fit(parts.train, parts.validation, config, start=begin, checkpoint=folder / key)
+    options: dict[str, Any] = {"start": begin, "checkpoint": folder / key}
+    if group is None:
+        result = pal.fit(parts.train, parts.validation, config, **options)
+    else:
+        result = distributed.fit(parts.train, parts.validation, config, **options, **group)
     others: dict[str, Any] = {} if result.pooled is None else {"btl": result.pooled}
     for name in sorted(set(baselines.USUAL) - set(others)):
         others[name] = baselines.fit(name, parts.train, parts.validation, config, seed=config.seed)
@@ -250,6 +284,8 @@ def adapt(
     remove: Annotated[list[str] | None, typer.Option(help="Take this person out; may be given several times.")] = None,
     embeddings: Embeddings = None,
     images: Images = False,
+    workers: Workers = 1,
+    ray_address: RayAddress = None,
     as_json: Json = False,
 ) -> None:
     """Weights of new people, added to the model; or people taken out.
@@ -259,20 +295,35 @@ def adapt(
     model = RewardModel.from_pretrained(model_dir)
     if data is None and not remove:
         raise InputError("nothing to do: give DATA with answers of new people, or --remove ID")
-    users = None
+    target = out or Path(model_dir)
+    added, gaps = 0, list[float]()
     if data is not None:
-        users = pal.adapt(model, _Source.for_model(model, data, embeddings, images).load())
-        model = model.with_users(users)
+        if _several(workers, ray_address):
+            frame = _adapted(model_dir, data, target, embeddings, images, workers, ray_address)
+            users, gaps = UserWeights.from_frame(frame, model.n_prototypes), frame["gap"].to_list()
+        else:
+            found = pal.adapt(model, _Source.for_model(model, data, embeddings, images).load())
+            users, gaps = found, found.gap.tolist()
+        model, added = model.with_users(users), len(users)
     if remove:
         model = model.without_users([_user_id(model, name) for name in remove])
-    target = out or Path(model_dir)
     model.save_pretrained(target)
-    added = 0 if users is None else len(users)
     if as_json:
-        gaps = [] if users is None else users.gap.tolist()
         print_json({"added": added, "removed": len(remove or []), "n_users": len(model.users), "gap": gaps})
     else:
         say(f"{added} people added, {len(remove or [])} taken out; {target} knows {len(model.users)}.")
+
+
+def _adapted(
+    model_dir: str, data: Path, target: Path, embeddings: Path | None, images: bool, workers: int, address: str | None
+) -> pl.DataFrame:
+    """The users of a table, from several workers."""
+    parts = target.with_name(f".{target.name}.adapted")
+    options: dict[str, Any] = {"embeddings": embeddings, "images": images, "workers": workers, "address": address}
+    distributed.adapt(model_dir, data, parts, **options)
+    frame = distributed.users_of(parts)
+    shutil.rmtree(parts)
+    return frame
 
 
 @app.command()
@@ -289,7 +340,7 @@ def rank(
     """
     model = RewardModel.from_pretrained(model_dir)
     who = None if user is None else _user_id(model, user)
-    rewards = model.reward(who, prompt=prompt, responses=responses)
+    rewards = model.reward(who, prompt=prompt, responses=responses, store=True)
     order = sorted(range(len(responses)), key=lambda i: -float(rewards[i]))
     if as_json:
         print_json([{"response": responses[i], "reward": float(rewards[i])} for i in order])
@@ -304,26 +355,79 @@ def rank(
 def score(
     model_dir: ModelFolder,
     data: Data,
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write (parquet, jsonl, csv).")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="File to write (parquet, jsonl, csv); of several workers a folder."),
+    ],
     embeddings: Embeddings = None,
     images: Images = False,
+    workers: Workers = 1,
+    ray_address: RayAddress = None,
     as_json: Json = False,
 ) -> None:
     """Adds margin and P(left preferred) to a table of comparisons; of chosen and rejected, chosen is left.
 
     Example: pal score model answers.parquet -o scored.parquet
     """
+    if _several(workers, ray_address):
+        options: dict[str, Any] = {"embeddings": embeddings, "images": images, "workers": workers}
+        rows = distributed.score(model_dir, data, out, **options, address=ray_address)
+        _scored(rows, out, as_json)
+        return
     model = RewardModel.from_pretrained(model_dir)
     embedded = _Source.for_model(model, data, embeddings, images).load()
-    margin, variance = model.moments(embedded)
+    margin, probability = model.scores(embedded)
     frame = embedded.comparisons.to_frame().with_columns(
-        margin=pl.Series(margin.numpy()), probability=pl.Series(model.probability(margin, variance).numpy())
+        margin=pl.Series(margin.numpy()), probability=pl.Series(probability.numpy())
     )
     write_frame(frame, out)
+    _scored(len(frame), out, as_json)
+
+
+def _scored(rows: int, out: Path, as_json: bool) -> None:
     if as_json:
-        print_json({"rows": len(frame), "out": str(out)})
+        print_json({"rows": rows, "out": str(out)})
     else:
-        say(f"{len(frame)} rows in {out}.")
+        say(f"{rows} rows in {out}.")
+
+
+@app.command()
+def embed(
+    data: Data,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the embedding store.  [default: where pal fit looks for it]"),
+    ] = None,
+    encoder: EncoderName = None,
+    images: Images = False,
+    joint: Annotated[bool, typer.Option("--joint", help="Embed prompt and response as one text.")] = False,
+    dtype: Annotated[str, typer.Option(help="float32, or float16: half the disk.")] = "float32",
+    min_votes: MinVotes = 10,
+    workers: Workers = 1,
+    ray_address: RayAddress = None,
+    as_json: Json = False,
+) -> None:
+    """Embeds the items of a table into a store on disk, each once; other commands find them there.
+
+    A killed call goes on where it was when it is made again.
+
+    Example: pal embed answers.parquet --encoder all-MiniLM-L6-v2 --workers 4
+    """
+    name = encoder or default_encoder(images)
+    mode = "joint" if joint else "separate"
+    if _several(workers, ray_address):
+        options: dict[str, Any] = {"prompt_mode": mode, "images": images, "dtype": dtype, "workers": workers}
+        store = distributed.embed(data, name, out, **options, address=ray_address)
+    else:
+        comparisons = _Source(data, images=images, min_votes=min_votes).comparisons()
+        used = resolve_encoder(name)
+        folder = out or default_store(used, dtype)
+        pal.embed(comparisons, used, store=folder, prompt_mode=mode, dtype=dtype, progress=True)
+        store = EmbeddingStore(folder)
+    if as_json:
+        print_json({"out": str(store.folder), "rows": len(store), "dimension": store.dimension})
+    else:
+        say(f"{len(store)} vectors of dimension {store.dimension} in {store.folder}.")
 
 
 @app.command()

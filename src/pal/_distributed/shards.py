@@ -1,0 +1,254 @@
+"""One of several processes that train in step, each with its own users, over torch's process group.
+
+What travels between them: gradients of the shared part, summed; sums over questions, users and validation answers; a
+key for each question (to know which ones several processes hold); and a few numbers a user (how many answers, where
+they lean, K weights). Comparisons do not.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from pal._k_means import k_means
+from pal._training.alone import Alone
+from pal._training.start import begin
+from pal._training.tables import Tables
+from pal.losses import sigmoid_slope
+from pal.model import ModelConfig, RewardModel
+from pal.prototypes import PromptPrototypes, Prototypes
+
+__all__ = ["Shards", "slope_of"]
+
+_BINS = 1 << 14  # of margins, for what is fitted to all of them: a sum of answers and labels in each
+
+
+class Shards(Alone):
+    """This process's place among all.
+
+    Args:
+        users: (n,) place of each user here among all users.
+        answers: (n_answers here,) place of each training answer among all.
+        questions: (Q,) int64 key of each training question, the same wherever it is asked; in the order of all keys one
+            process would have them.
+        seed: of dropout, with the place of the process.
+    """
+
+    def __init__(
+        self,
+        users: npt.NDArray[np.int64],
+        answers: npt.NDArray[np.int64],
+        questions: npt.NDArray[np.int64],
+        seed: int,
+    ) -> None:
+        self.rank, self.size, self.seed = dist.get_rank(), dist.get_world_size(), seed
+        self.users, self.answers = torch.tensor(users), torch.tensor(answers)
+        self.n_users, self.n_answers = self.count(len(users)), self.count(len(answers))
+        keys, times = np.unique(np.concatenate(self.gathered(np.unique(questions))), return_counts=True)
+        found = np.searchsorted(keys, questions)
+        self.n_questions, self.question = len(keys), torch.from_numpy(found)
+        self.share = torch.from_numpy(1.0 / times[found])  # of a question, so that sums over all count it once
+
+    # -- words ----------------------------------------------------------------------------------------------------
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of ``x`` over all processes."""
+        x = x.detach().clone().contiguous()
+        dist.all_reduce(x)
+        return x
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The value of each process, in their order."""
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def of_all(self, x: Tensor) -> Tensor:
+        """What is known of all users (N, ...), of ``x`` (n, ...) of the users here."""
+        everywhere = self.gathered((self.users, x.detach().cpu()))
+        out = torch.empty(self.n_users, *x.shape[1:], dtype=x.dtype)
+        for users, part in everywhere:
+            out[users] = part
+        return out
+
+    def count(self, answers: int) -> int:
+        """How many there are in all, of so many here."""
+        return int(sum(self.gathered(answers)))
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean (m,) over all users, of ``x`` (n, m) of the users here."""
+        return self.total(x.sum(0)) / self.n_users
+
+    def agree(self, due: bool) -> bool:
+        """What the first process says: clocks differ."""
+        said = [due]
+        dist.broadcast_object_list(said, src=0)
+        return said[0]
+
+    def reduce(self, params: Sequence[Tensor], loss: Tensor) -> Tensor:
+        """Sums gradients, in place, and the loss: one message a step."""
+        # a gradient that nobody has stays none; one that others have is zero here
+        has = torch.tensor([p.grad is not None for p in params], dtype=loss.dtype, device=loss.device)
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+        flat = torch.cat([loss.detach().reshape(1), has, *(part.reshape(-1) for part in parts)])
+        dist.all_reduce(flat)
+        start = 1 + len(params)
+        for p, somebody in zip(params, flat[1:start].tolist(), strict=True):
+            p.grad = flat[start : start + p.numel()].view_as(p) if somebody else None
+            start += p.numel()
+        return flat[0].clone()
+
+    # -- rows -----------------------------------------------------------------------------------------------------
+
+    def rows(self, pooled: bool) -> tuple[int, Tensor]:
+        """How many training answers (or, pooled, questions) there are, and the row here of each: -1 elsewhere."""
+        n, here = (self.n_questions, self.question) if pooled else (self.n_answers, self.answers)
+        place = torch.full((n,), -1)
+        place[here] = torch.arange(len(here))
+        return n, place
+
+    def pooled(self, tables: Tables) -> Tables:
+        """One training answer a question, of the users here; weighted so that the sum over all is one process's."""
+        answers = tables.answers
+        given = answers.label.new_tensor(len(answers)) if answers.weight is None else answers.weight.sum()
+        pooled = tables.pooled()
+        mine = pooled.answers
+        share = torch.ones_like(mine.label) if mine.weight is None else mine.weight
+        scale = given / max(len(mine), 1) / (self.total(given) / self.n_questions)
+        if len(mine) < len(tables.questions):  # questions whose answers all have weight 0: they stay, as nothing
+            weight, label = mine.label.new_zeros(2, len(tables.questions))
+            weight[mine.question], label[mine.question] = share, mine.label
+            asked = torch.arange(len(weight), device=weight.device)
+            mine, share = replace(mine, user=torch.zeros_like(asked), question=asked, label=label), weight
+        return replace(pooled, answers=replace(mine, weight=share * scale))
+
+    def noise(self, generator: torch.Generator) -> torch.Generator:
+        """Where dropout draws from: apart from the order of the batches, which all draw alike."""
+        del generator
+        return torch.Generator().manual_seed(self.seed * 1009 + self.rank + 1)
+
+    # -- where training starts --------------------------------------------------------------------------------------
+
+    def begin(
+        self, tables: Tables, shape: ModelConfig, start: RewardModel | None, generator: torch.Generator
+    ) -> tuple[Prototypes, Tensor]:
+        """As one process begins: the same prototypes, and the logits (n, K) of the users here."""
+        tables = tables.to(torch.device("cpu"))
+        if start is None:
+            everybody = replace(tables, user_ids=pl.Series(np.arange(self.n_users)))
+            prototypes, logits = begin(everybody, shape, None, generator)
+            for name, x in (("f", tables.questions.items()), ("g", tables.questions.prompts)):
+                part = getattr(prototypes, name, None)
+                if part is not None and x is not None:
+                    length = float(self._mean(x.double().square().sum(1), share_of(self, x)).sqrt())
+                    part.input_scale.fill_(1.0 / length if length > 0 else 1.0)
+            return prototypes, logits[self.users]
+        if start.n_prototypes == shape.n_prototypes:
+            return begin(tables, shape, start, generator)
+        grown, _ = begin(tables, replace(shape, n_prototypes=1), start, generator)  # a copy, to grow
+        groups = self.groups(tables, grown, shape.n_prototypes, generator)
+        grown.grow(shape.n_prototypes, 0.1, generator)
+        K = shape.n_prototypes
+        return grown, (0.6 * F.one_hot(groups, K).float() + 0.4 / K).log()
+
+    @torch.no_grad()
+    def groups(self, tables: Tables, pooled: Prototypes, K: int, generator: torch.Generator) -> Tensor:
+        """`user_groups` over all users, of which those here (n,)."""
+        pooled.eval()
+        answers, n, Q = tables.answers, len(tables.user_ids), len(tables.questions)
+        asked, nobody = torch.arange(Q), torch.zeros(Q, dtype=torch.long)
+        margin = pooled.margin(pooled.terms(tables.questions), torch.ones(1, 1), asked, nobody)
+        mean = self.pooled(tables).answers
+        slope = slope_of(self, margin[mean.question], mean.label, mean.weight)
+        residual = answers.label - torch.sigmoid(slope * margin)[answers.question]
+        features = self._features(tables, pooled)
+        scores = torch.zeros(n, features.shape[1])
+        for low in range(0, len(answers), 1 << 16):  # bounded memory: a piece of answers x features at a time
+            piece = slice(low, low + (1 << 16))
+            scores.index_add_(0, answers.user[piece], residual[piece, None] * features[answers.question[piece]])
+        scores /= (tables.counts + 5.0)[:, None]
+        wide = scores.double()
+        _, vectors = torch.linalg.eigh(self.total(wide.T @ wide))
+        return k_means(self.of_all(scores @ vectors[:, -8:].float()), K, generator)[self.users]
+
+    def _features(self, tables: Tables, pooled: Prototypes) -> Tensor:
+        """`Prototypes.features`, with the leading directions of all questions."""
+        questions = tables.questions
+        if not isinstance(pooled, PromptPrototypes) or questions.prompts is None or questions.prompt is None:
+            return pooled.features(questions)
+        unit = F.normalize(pooled.f(questions.items()).squeeze(1), dim=1)
+        difference = self._leading(unit[questions.left] - unit[questions.right], 4, self.share)
+        share = share_of(self, questions.prompts)
+        centred = questions.prompts - self._mean(questions.prompts.double(), share[:, None]).float()
+        constant = self._mean(centred.norm(dim=1).double(), share).float().expand(len(centred), 1)
+        prompts = torch.cat([self._leading(centred, 64, share), constant], dim=1)
+        return torch.einsum("qa,qb->qab", difference, prompts[questions.prompt]).flatten(1)
+
+    def _mean(self, x: Tensor, share: Tensor) -> Tensor:
+        """The mean over distinct rows, each of which may be in several processes."""
+        return self.total((x * share).sum(0)) / self.total(share.sum())
+
+    def _leading(self, x: Tensor, rank: int, share: Tensor) -> Tensor:
+        if x.shape[1] <= rank:
+            return x
+        wide = x.double()
+        _, vectors = torch.linalg.eigh(self.total(wide.T @ (wide * share[:, None])))
+        return torch.mm(x, vectors[:, -rank:].to(x))
+
+    # -- checkpoints: a file a process and step; a step counts when all have it ---------------------------------------
+
+    def _files(self, path: Path) -> dict[int, Path]:
+        ending = f".{self.rank}-of-{self.size}"
+        found = path.parent.glob(f"{path.name}.*{ending}")
+        return {int(file.name[len(path.name) + 1 : -len(ending)]): file for file in found}
+
+    def found(self, path: Path) -> Path | None:
+        """The checkpoint to go on from: of the last step that all have written."""
+        here = self._files(path)
+        common = set.intersection(*(set(steps) for steps in self.gathered(list(here))))
+        last = max(common, default=None)
+        for step, file in here.items():
+            if step != last:
+                file.unlink()
+        return None if last is None else here[last]
+
+    @contextmanager
+    def saving(self, path: Path, step: int) -> Iterator[Path]:
+        """The file to write; older ones go once all have written theirs."""
+        file = path.with_name(f"{path.name}.{step:09d}.{self.rank}-of-{self.size}")
+        yield file
+        dist.barrier()
+        for old in self._files(path).values():
+            if old != file:
+                old.unlink()
+
+
+def share_of(shards: Shards, x: Tensor) -> Tensor:
+    """(m,) one over the number of processes that hold each row of ``x`` (m, D), found by a key of its bits."""
+    bits = np.ascontiguousarray(x.numpy()).view(np.uint32).astype(np.uint64)
+    weights = np.arange(1, bits.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) | np.uint64(1)
+    keys = np.einsum("nd,d->n", bits, weights)  # wraps at 2^64
+    here, place = np.unique(keys, return_inverse=True)
+    every, times = np.unique(np.concatenate(shards.gathered(here)), return_counts=True)
+    return torch.from_numpy(1.0 / times[np.searchsorted(every, here)][place])
+
+
+def slope_of(shards: Shards, margin: Tensor, label: Tensor, weight: Tensor | None, start: float = 1.0) -> float:
+    """`sigmoid_slope` over the margins of all processes: these go into bins of which only sums travel."""
+    c = torch.ones(len(margin), dtype=torch.float64) if weight is None else weight.double()
+    largest = max(shards.gathered(float(margin.abs().max()) if len(margin) else 0.0))
+    place = ((margin.double() / max(largest, 1e-30) + 1) / 2 * (_BINS - 1)).round().long()
+    sums = torch.zeros(_BINS, 3, dtype=torch.float64)
+    sums.index_add_(0, place, torch.stack([c, c * label, c * margin], dim=1))
+    count, labels, margins = shards.total(sums).T
+    used = count > 0
+    return sigmoid_slope(margins[used] / count[used], labels[used] / count[used], start, count[used])
