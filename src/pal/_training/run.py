@@ -23,6 +23,7 @@ from pal.losses import get_loss
 from pal.maps import MLPMap
 from pal.model import ModelConfig, RewardModel
 from pal.questions import Answers, compact
+from pal.users import simplex
 
 __all__ = ["Run"]
 
@@ -97,6 +98,7 @@ class Run:
                 module.generator = self.noise
         n, K = len(tables.user_ids), shape.n_prototypes
         self.table = torch.cat([logits, torch.zeros(n, 1)], dim=1).to(device)
+        del logits  # of all users: not held beside the table
         self.users = RowAdam(n, K + 1, config.user_lr, device)
         self.bias = torch.zeros((), device=device, requires_grad=True)
         named = list(self.prototypes.named_parameters())
@@ -121,8 +123,9 @@ class Run:
 
     def mean_weights(self) -> Tensor:
         """(K,) the mean of the users' weights."""
-        pieces = torch.split(self.table[:, :-1], 1 << 17)
-        total = torch.stack([torch.softmax(piece, dim=1).double().sum(0) for piece in pieces]).sum(0)
+        total = torch.zeros(self.table.shape[1] - 1, dtype=torch.float64, device=self.device)
+        for piece in torch.split(self.table[:, :-1], 1 << 17):
+            total += simplex(piece).sum(0, dtype=torch.float64)
         total = self.shards.total(torch.cat([total, total.sum(0, keepdim=True)]))
         return (total[:-1] / total[-1]).float()
 
@@ -195,10 +198,10 @@ class Run:
         answers = tables.answers.take(rows)
         touched, user = compact(answers.user, len(self.table)) if self.learns_users else (rows[:1] * 0, answers.user)
         answers = replace(answers, user=user)
-        params = self.table[touched].requires_grad_(self.learns_users)
+        params = self.table.index_select(0, touched).requires_grad_(self.learns_users)
         self.prototypes.train()
         asked, question = compact(answers.question, len(tables.questions))
-        if len(asked) <= max(PIECE, len(rows) // 4):
+        if len(asked) <= max(PIECE, len(rows) // 2):
             loss = self._backward_of(replace(answers, question=question), asked, params, size)
         else:  # by the piece: what the maps leave in memory for the gradient stays near the caches
             loss = self.bias.new_zeros(())
@@ -212,7 +215,7 @@ class Run:
             grad = params.grad * size  # a sum over the user's answers in the step
             share = torch.bincount(user, minlength=len(touched)) / tables.counts[touched]
             # the gradient of strength KL(prior || w) in the logits, spread over the user's answers
-            weights = torch.softmax(params[:, :-1], dim=1)
+            weights = simplex(params[:, :-1])
             grad[:, :-1] += config.strength * share[:, None] * (weights - self.prior)
             grad[:, -1] += 4.0 * share * params[:, -1]  # a normal prior with standard deviation 1/2
         return loss, (touched, grad)
@@ -224,7 +227,7 @@ class Run:
             terms = self.prototypes.terms(tables.questions.take(asked))
         if terms.margins is not None:
             terms = replace(terms, margins=terms.margins.float())
-        weights = torch.softmax(params[:, :-1], dim=1)
+        weights = simplex(params[:, :-1])
         margin = self.prototypes.margin(terms, weights, answers.question, user)
         if config.reliability:
             margin = margin * params[:, -1].exp()[user]
@@ -254,7 +257,7 @@ class Run:
         asked, user = compact(answers.user, len(self.table) + 1)  # the last is whoever is unseen
         rows = self.table[asked.clamp(max=len(self.table) - 1)]
         unseen = asked == len(self.table)
-        weights = torch.where(unseen[:, None], mean, torch.softmax(rows[:, :-1], dim=1))
+        weights = torch.where(unseen[:, None], mean, simplex(rows[:, :-1]))
         reliability = torch.where(unseen, 0.0, rows[:, -1]).exp()
         margin = self.prototypes.margin(terms, weights, answers.question, user)
         margin = margin * reliability[user] + self.bias
@@ -305,7 +308,7 @@ class Run:
         groups = {
             "now": self._tensors(),
             "best": self.best,
-            "users": {"m": self.users.m, "v": self.users.v, "t": self.users.t},
+            "users": {"state": self.users.state},
             "random": {"generator": self.generator.get_state(), "order": order_state, "noise": self.noise.get_state()},
             "run": {"prior": self.prior},
         }
@@ -329,7 +332,7 @@ class Run:
             groups.setdefault(group, {})[name] = tensor if group == "random" else tensor.to(self.device)
         self._restore(groups["now"])
         self.best = groups["best"]
-        self.users.m, self.users.v, self.users.t = (groups["users"][k] for k in "mvt")
+        self.users.state = groups["users"]["state"]
         self.users.lr, self.prior = plain["user_lr"], groups["run"]["prior"]
         adam = self.optimiser
         adam.t, adam.factor = plain["adam"]
