@@ -53,6 +53,8 @@ def own(row: dict[str, Any]) -> str:
     text = f"{row['model']}: K = {', '.join(map(str, row['n_prototypes']))}."
     rises = {key: row["rise"][key] for key in ("shots_20", "long_50") if key in row.get("rise", {})}
     for key, rise in rises.items():
+        if rise[2] - rise[1] > 0.12:
+            continue  # of a handful of people it says nothing
         text += f" {key.split('_')[1]} answers of new people against none: {spread(rise)}."
     measured = {"seen": "seen", **{key: f"new, {key[6:]}" for key in SHOTS if key in row["calibration"]}}
     bounds = [

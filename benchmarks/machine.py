@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -38,5 +39,15 @@ def describe() -> dict[str, Any]:
 def write(name: str, result: Any) -> None:
     """Writes benchmarks/results/NAME.json."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"machine": describe(), "result": result}, indent=1)
+    text = json.dumps({"machine": describe(), "result": _short(result)}, indent=1)
+    text = re.sub(r"\[[^][{}]*\]", lambda flat: " ".join(flat.group().split()), text)  # a list of numbers is one line
     (RESULTS / f"{name}.json").write_text(text + "\n")
+
+
+def _short(value: Any) -> Any:
+    """The same with six significant digits."""
+    if isinstance(value, dict):
+        return {key: _short(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_short(each) for each in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
