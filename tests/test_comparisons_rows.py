@@ -76,7 +76,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
     found.write(path)
     before = path.read_bytes()
 
-    def killed(self: pl.DataFrame, file: Any) -> None:
+    def killed(self: pl.DataFrame, file: Any, **_options: Any) -> None:
         file.write(b"half")
         raise KeyboardInterrupt
 
