@@ -40,7 +40,7 @@ def table(rows: list[Row]) -> list[dict[str, Any]]:
 
 def figures(rows: list[Row], folder: Path) -> list[Path]:
     """Accuracy against K."""
-    title = "Ten workers: real labels hardly need K > 1, labels overwritten by length do"
+    title = "Ten workers: real labels gain some from K > 1, labels overwritten by length hang on it"
     return common.draw(rows, folder / "table-4.png", PUBLISHED, MEASURES, title)
 
 
