@@ -21,19 +21,7 @@ import torch
 import machine
 import pal
 from pal import TrainConfig
-
-DIM, HIDDEN, LATENT, K, BATCH = 768, 750, 16, 3, 8192
-
-
-def data(pairs: int) -> pal.EmbeddedComparisons:
-    rng = np.random.default_rng(0)
-    table = pal.Comparisons.from_columns(
-        user_id=rng.integers(0, 1000, pairs),
-        left_id=np.arange(pairs),
-        right_id=np.arange(pairs, 2 * pairs),
-        label=rng.integers(0, 2, pairs).astype(np.float32),
-    )
-    return pal.embed(table, embeddings=(np.arange(2 * pairs), rng.standard_normal((2 * pairs, DIM), dtype=np.float32)))
+from unique import BATCH, DIM, HIDDEN, LATENT, K, data
 
 
 def one_round(workers: int, pairs: int, steps: int) -> dict[str, float]:

@@ -256,10 +256,13 @@ class RewardModel(nn.Module):
 
         Unseen users have the population's weights. Where margins are not linear in the weights the variance is 0.
         """
+        return margin_moments(self.prototypes, *self._asked(data))
+
+    def _asked(self, data: EmbeddedComparisons) -> tuple[Terms, UserWeights, Tensor, Tensor]:
+        """Terms of the questions, the users with one row more, and the question and the user of each row (n,)."""
         questions, question = self.questions(data)
         table, rows = self.weights_of(data.comparisons.user_ids)
-        user = rows[torch.from_numpy(data.comparisons.user.astype(np.int64))]
-        return margin_moments(self.prototypes, self.terms(questions), table, question, user)
+        return self.terms(questions), table, question, rows[torch.from_numpy(data.comparisons.user.astype(np.int64))]
 
     def margins(self, data: EmbeddedComparisons) -> Tensor:
         """The margin of each row (n,); unseen users have the population's weights."""
@@ -275,15 +278,12 @@ class RewardModel(nn.Module):
 
         Of unseen users the first is that of the population's mean weights, the second the mean over the population.
         """
-        questions, question = self.questions(data)
-        table, rows = self.weights_of(data.comparisons.user_ids)
-        user = rows[torch.from_numpy(data.comparisons.user.astype(np.int64))]
-        terms = self.terms(questions)
+        terms, table, question, user = self._asked(data)
         margin, variance = margin_moments(self.prototypes, terms, table, question, user)
         probability = self.probability(margin, variance)
         unseen = (user == len(self.users)).nonzero().squeeze(1)
         if len(unseen) and terms.margins is not None and len(self.mass) > 1:
-            asked, place = compact(question[unseen], len(questions))
+            asked, place = compact(question[unseen], len(terms.margins))
             pieces = [
                 self.probability(m @ self.atoms.T) @ self.mass for m in torch.split(terms.margins[asked], 1 << 14)
             ]
