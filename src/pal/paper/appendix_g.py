@@ -15,15 +15,16 @@ PAPER_MINUTES, PAPER_GIB = 120.0, 16.0  # "a typical experiment ... within 2 hou
 
 
 def cells(scale: str, seeds: int) -> list[Cell]:
-    """A cell an experiment that was run in the same folder at the same scale: its cost."""
+    """A cell an experiment that was run in the same folder at the same scale, with any number of seeds: its cost."""
+    del seeds
     found = []
     for name in EXPERIMENTS:
         try:
             record = json.loads((FOLDER.get() / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if name != "appendix-g" and (record["scale"], record["seeds"]) == (scale, seeds):
-            costs = {key: record[key] for key in ("cells", "seconds", "peak_mib")}
+        if name != "appendix-g" and record["scale"] == scale:
+            costs = {key: record[key] for key in ("seeds", "cells", "seconds", "peak_mib")}
             found.append({"experiment": name, "scale": scale, "cores": record["machine"]["cores"], **costs})
     return found
 
@@ -38,7 +39,7 @@ def table(rows: list[Row]) -> list[dict[str, Any]]:
     """A row an experiment."""
     return [
         {
-            "claim": f"cost of {row['experiment']} ({row['cells']} cells, all of them)",
+            "claim": f"cost of {row['experiment']} ({row['cells']} cells, seeds: {row['seeds']})",
             "paper": "a typical experiment: 2 hours on a graphics card (RTX 4090), below 16 GB",
             "ours": f"{row['minutes']:.1f} minutes on {row['cores']} cores, {row['gib']:.2f} GiB",
             "verdict": "holds, without a graphics card"
