@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pal.maps import make_map
-from pal.prototypes import FixedPrototypes, LinearPrototypes, PromptPrototypes
+from pal.prototypes import FixedPrototypes, LinearPrototypes, PromptPrototypes, Terms
 from pal.questions import tabulate
 from pal.testing import tiny
 
@@ -160,6 +160,32 @@ def test_both_gradients_of_the_margin_are_right(name):
     for parameter in proto.parameters():
         parameter.requires_grad_(False)
     torch.testing.assert_close(margins(weights.detach()), margins(weights).detach())
+
+
+@pytest.mark.parametrize("name", sorted(every()))
+def test_moments_are_those_of_a_draw_of_a_prototype(name):
+    proto = every()[name].double()
+    questions, rows = asked(name)
+    vectors = {"responses": questions.responses.double()}
+    if questions.prompts is not None:
+        vectors["prompts"] = questions.prompts.double()
+    terms = proto.terms(replace(questions, **vectors))
+    weights = torch.softmax(torch.randn(4, K, generator=generator(), dtype=torch.float64), 1)
+    question, user = rows[:9], torch.arange(9) % 4
+    mean, spread = proto.moments(terms, weights, question, user)
+    torch.testing.assert_close(mean, proto.margin(terms, weights, question, user))
+    if terms.margins is None:
+        assert (spread == 0).all()
+        return
+    around = (terms.margins[question] - mean[:, None]).square()
+    torch.testing.assert_close(spread, (weights[user] * around).sum(1))
+    m, w = (x.detach().requires_grad_(True) for x in (terms.margins, weights))
+    assert torch.autograd.gradcheck(lambda m, w: _moments(proto, m, w, question, user), (m, w))
+
+
+def _moments(proto, margins, weights, question, user):
+    # on the simplex, where the derivative of the spread in the weights is defined
+    return proto.moments(Terms(margins=margins), weights / weights.sum(1, keepdim=True), question, user)
 
 
 def test_prompts_are_needed_by_model_b():

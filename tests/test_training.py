@@ -112,8 +112,8 @@ def test_a_step_touches_only_its_users():
     shape = model_config(parts.train, config, 3)
     run = Run(Tables.of(parts.train, parts.validation, shape, config), shape, config, None)
     before = run.table.clone()
-    rows = (run.tables.answers.user == 2).nonzero().squeeze(1)
-    run._step(rows)
+    rows = (run.drawn.tables.answers.user == 2).nonzero().squeeze(1)
+    run._step(run.drawn, rows)
     changed = (run.table != before).any(1).nonzero().squeeze(1).tolist()
     assert changed == [2]
 
@@ -208,6 +208,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         ({"device": "tpu"}, "device='tpu' is not known"),
         ({"ideal_point": "nowhere", "model": "a"}, "ideal_point='nowhere' is not known"),
         ({"loss": "squared"}, "loss='squared' is not known"),
+        ({"last_passes": -1}, "last_passes must be at least 0"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
     ],
 )
@@ -330,6 +331,45 @@ def test_users_of_validation_are_matched_by_id():
     renamed = replace(table, user=np.argsort(order)[table.user].astype(np.int32), user_ids=table.user_ids.gather(order))
     again = pal.fit(parts.train, replace(parts.validation, comparisons=renamed), config).model
     assert same(plain, again)
+
+
+def test_validation_answers_are_learned_from_once_they_have_chosen():
+    parts = parts_of(tiny(400), unseen_users=0.0)
+    config = TrainConfig(n_prototypes=2, **QUICK)
+    turned = replace(parts.validation.comparisons, label=1 - parts.validation.comparisons.label)
+    one, other = (
+        train(parts.train, replace(parts.validation, comparisons=table), replace(config, eval_every=60), 2)
+        for table in (parts.validation.comparisons, turned)
+    )
+    # one evaluation, at the end: the loop sees nothing of them, and what others grow from neither
+    for name, tensor in one.begun.prototypes.state_dict().items():
+        assert torch.equal(tensor, other.begun.prototypes.state_dict()[name])
+    p, q = (pal.predict(result.model, parts.validation) for result in (one, other))
+    agrees = 2 * parts.validation.comparisons.label - 1
+    assert (agrees * (p - q)).mean() > 0.05
+    still = train(parts.train, parts.validation, replace(config, last_passes=0, eval_every=60), 2)
+    assert all(
+        torch.equal(x, y)
+        for x, y in zip(still.model.prototypes.parameters(), one.begun.prototypes.parameters(), strict=True)
+    )
+    assert not all(
+        torch.equal(x, y)
+        for x, y in zip(one.model.prototypes.parameters(), one.begun.prototypes.parameters(), strict=True)
+    )
+
+
+def test_uncertain_weights_draw_prototypes_together():
+    data = tiny(300, users=60)  # five answers a person
+    parts = parts_of(data, unseen_users=0.0)
+    config = TrainConfig(n_prototypes=3, refit=False, init="random", **QUICK)
+    sure = train(parts.train, parts.validation, replace(config, uncertainty=False), 3).model
+    unsure = train(parts.train, parts.validation, config, 3).model
+
+    def spread(model):
+        questions, _ = model.questions(parts.train)
+        return float(model.terms(questions).margins.var(1).mean())
+
+    assert spread(unsure) < spread(sure)
 
 
 def test_history_and_metrics_say_what_happened():

@@ -446,12 +446,11 @@ def margin_moments(
 ) -> tuple[Tensor, Tensor]:
     """Margins (B,) and their variances (B,) of answers to ``question`` (B,) by ``user`` (B,), rows of a table."""
     reliability = table.reliability[user]
-    margin = prototypes.margin(terms, table.weights, question, user)
-    if terms.margins is None or not bool(table.concentration.isfinite().any()):
+    if not bool(table.concentration.isfinite().any()):
+        margin = prototypes.margin(terms, table.weights, question, user)
         return margin * reliability, torch.zeros_like(margin)
-    square = prototypes.margin(Terms(margins=terms.margins.square()), table.weights, question, user)
-    variance = (square - margin.square()).clamp(min=0) / (table.concentration[user] + 1)
-    return margin * reliability, variance * reliability.square()
+    margin, spread = prototypes.moments(terms, table.weights, question, user)
+    return margin * reliability, spread / (table.concentration[user] + 1) * reliability.square()
 
 
 def check_data(config: ModelConfig, data: EmbeddedComparisons) -> None:

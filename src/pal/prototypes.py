@@ -57,6 +57,31 @@ class _DotProduct(torch.autograd.Function):
         return to_margins, to_weights, None, None
 
 
+class _Moments(torch.autograd.Function):
+    """w . m and its spread over prototypes, sum_k w_k (m_k - w . m)^2, in one visit to the rows; as _DotProduct."""
+
+    @staticmethod
+    def forward(ctx, margins: Tensor, weights: Tensor, question: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        m, w = margins.index_select(0, question), weights.index_select(0, user)
+        mean = (m * w).sum(1)
+        ctx.save_for_backward(margins, weights, question, user, mean)
+        return mean, m.sub_(mean[:, None]).square_().mul_(w).sum(1)
+
+    @staticmethod
+    def backward(ctx, to_mean: Tensor, to_spread: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[no-untyped-def]
+        margins, weights, question, user, mean = ctx.saved_tensors
+        m, w = margins.index_select(0, question), weights.index_select(0, user)
+        mean, to_mean, to_spread = mean[:, None], to_mean[:, None], to_spread[:, None]
+        to_margins = to_weights = None
+        if ctx.needs_input_grad[0]:
+            grad = torch.addcmul(to_mean, m - mean, to_spread, value=2).mul_(w)
+            to_margins = torch.zeros_like(margins).index_add_(0, question, grad)
+        if ctx.needs_input_grad[1]:
+            grad = torch.addcmul(to_mean, m - 2 * mean, to_spread).mul_(m)
+            to_weights = torch.zeros_like(weights).index_add_(0, user, grad)
+        return to_margins, to_weights, None, None
+
+
 class Prototypes(nn.Module, ABC):
     """K prototypes over learned maps: the shared part of a reward model."""
 
@@ -85,6 +110,18 @@ class Prototypes(nn.Module, ABC):
             raise TypeError("terms of a linear variant hold margins")
         dot: Tensor = _DotProduct.apply(terms.margins, weights, question, user)  # type: ignore[no-untyped-call]
         return dot
+
+    def moments(self, terms: Terms, weights: Tensor, question: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
+        """Margins (B,), and how far prototypes differ around them (B,): sum_k w_k (m_k - w . m)^2.
+
+        Divided by c + 1 that is the margin's variance where the weights are Dirichlet with mean w and concentration c.
+        Where margins are not linear in the weights it is zero.
+        """
+        if terms.margins is None:
+            margin = self.margin(terms, weights, question, user)
+            return margin, torch.zeros_like(margin)
+        both: tuple[Tensor, Tensor] = _Moments.apply(terms.margins, weights, question, user)  # type: ignore[no-untyped-call]
+        return both
 
     @abstractmethod
     def features(self, questions: Questions) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from pal.evaluation import metrics_of
 from pal.model import RewardModel
 from pal.training import TrainConfig, TrainResult, tabulated, train
 
-__all__ = ["CANDIDATES", "Choice", "FitResult", "fit", "select"]
+__all__ = ["CANDIDATES", "Choice", "FitResult", "Stage", "explore", "fit", "select"]
 
 CANDIDATES = (1, 2, 3, 5, 8, 12, 16)  # of n_prototypes="auto"
 _FEW = 5000  # training answers
@@ -84,50 +84,70 @@ def fit(
         path = None if folder is None else folder / f"prototypes-{k}{kind}.safetensors"
         return train(train_data, validation, config, k, begin, path, tables)
 
+    return explore(stage, config, start, validation.comparisons.user, len(train_data))
+
+
+class Stage(Protocol):
+    """Trains a model of K prototypes, from a model to go on from; ``kind`` names the checkpoint."""
+
+    def __call__(self, k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
+        """The trained model."""
+        ...
+
+
+def explore(
+    stage: Stage, config: TrainConfig, start: RewardModel | None, user: npt.NDArray[Any], n_train: int
+) -> FitResult:
+    """Trains the numbers of prototypes that a config asks for, and chooses.
+
+    Args:
+        stage: trains one.
+        config: its n_prototypes, init and seed count.
+        start: a model to go on from.
+        user: (n_validation,) of whom each validation answer is.
+        n_train: training answers.
+    """
+
     def grown(k: int, pooled: TrainResult) -> TrainResult:
         if config.init == "random":
             return stage(k, None)
-        result = stage(k, pooled.model)
-        gain = _gain(pooled, result, validation.comparisons.user)
-        if gain.mean > gain.error and len(train_data) > _FEW:
+        result = stage(k, pooled.begun)
+        gain = _gain(pooled, result, user)
+        if gain.mean > gain.error and n_train > _FEW:
             return result
         # few answers may not show in which directions to grow: try once from nowhere as well
         return min(result, stage(k, None, "-random"), key=lambda r: float(r.validation_loss.mean()))
 
+    asked = config.n_prototypes
+    wanted = (asked,) if isinstance(asked, int) else CANDIDATES if isinstance(asked, str) else tuple(sorted(set(asked)))
     if start is not None:
         results = {start.n_prototypes: stage(start.n_prototypes, start)}
-    elif config.init == "random" and isinstance(config.n_prototypes, int):
-        results = {config.n_prototypes: stage(config.n_prototypes, None)}
+    elif config.init == "random" and isinstance(asked, int):
+        results = {asked: stage(asked, None)}
     else:
         results = {1: stage(1, None)}
-        if isinstance(config.n_prototypes, int):
-            wanted: tuple[int, ...] = (config.n_prototypes,)
-        else:
-            wanted = CANDIDATES if isinstance(config.n_prototypes, str) else tuple(sorted(set(config.n_prototypes)))
         failures = 0
         for k in wanted:
             if k == 1:
                 continue
             results[k] = grown(k, results[1])
-            if config.n_prototypes == "auto":
-                best = min(r.validation_loss.mean() for j, r in results.items() if j != k)
-                failures = 0 if results[k].validation_loss.mean() < best else failures + 1
+            if asked == "auto":
+                best = min(float(r.validation_loss.mean()) for j, r in results.items() if j != k)
+                failures = 0 if float(results[k].validation_loss.mean()) < best else failures + 1
                 if failures == 2:
                     break
-    user = validation.comparisons.user
     losses = {k: r.validation_loss.double().numpy() for k, r in results.items()}
     shared = {k: r.shared_loss.double().numpy() for k, r in results.items()}
     p_value = plurality(losses, user, config.seed, shared) if len(losses) > 1 and 1 in losses else float("nan")
-    asked = isinstance(config.n_prototypes, int) or start is not None
     # what was asked for; pooled was trained in any case
-    chosen = max(results) if asked else _choose({k: v for k, v in losses.items() if k in wanted}, p_value)
+    given = isinstance(asked, int) or start is not None
+    chosen = max(results) if given else _choose({k: v for k, v in losses.items() if k in wanted}, p_value)
     table = _compare(results, user).with_columns(chosen=pl.col("n_prototypes") == chosen)
     history = pl.concat(
         [r.history.insert_column(0, pl.lit(k, pl.Int64).alias("n_prototypes")) for k, r in results.items()]
     )
-    result = results[chosen]
-    metrics = {**result.metrics, "p_value": p_value}
-    return FitResult(result.model, history, metrics, table, {k: r.model for k, r in results.items()}, p_value)
+    metrics = {**results[chosen].metrics, "p_value": p_value}
+    return FitResult(results[chosen].model, history, metrics, table, {k: r.model for k, r in results.items()}, p_value)
 
 
 def _compare(results: dict[int, TrainResult], user: Any) -> pl.DataFrame:

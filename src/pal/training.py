@@ -4,6 +4,7 @@ Random comparisons, Adam on the maps and prototypes, a sparse Adam on the weight
 log-loss, best checkpoint. At the end the shared part is frozen and every user's weights are solved exactly.
 """
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from pal._training.alone import Alone
 from pal._training.config import TrainConfig, model_config
-from pal._training.finish import finish
+from pal._training.finish import finish, refitted
 from pal._training.run import Run
 from pal._training.tables import Tables
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
 from pal.model import ModelConfig, RewardModel, check_data
+from pal.prototypes import Prototypes
+from pal.users import UserWeights, simplex
 
 __all__ = ["TrainConfig", "TrainResult", "model_config", "tabulated", "train"]
 
@@ -29,13 +33,15 @@ class TrainResult:
 
     Attributes:
         model: the model.
+        begun: the same before it learned from validation answers: what others may grow from.
         history: a row an evaluation: step, seconds, train_loss, validation_log_loss, lr.
         metrics: plain numbers: validation_log_loss, validation_accuracy, seconds, steps, comparisons_per_second, ...
-        validation_loss: (n_validation,) log-loss of each validation answer, weights solved on training answers.
+        validation_loss: (n_validation,) log-loss of each validation answer, before any of them was learned from.
         shared_loss: (n_validation,) the same with everybody's mean weights.
     """
 
     model: RewardModel
+    begun: RewardModel
     history: pl.DataFrame
     metrics: dict[str, Any]
     validation_loss: Tensor
@@ -50,6 +56,7 @@ def train(
     start: RewardModel | None = None,
     checkpoint: Path | None = None,
     tables: Tables | None = None,
+    shards: Alone | None = None,
 ) -> TrainResult:
     """Trains one model.
 
@@ -62,6 +69,7 @@ def train(
         checkpoint: a file that is written on the way and taken up where it is there; the result is the same as
             without interruption.
         tables: what `tabulated` made of the same data, to share between calls.
+        shards: where this is one of several processes, and the data are of the users here; the result is of all.
 
     Raises:
         InputError: data that do not fit the model.
@@ -71,24 +79,36 @@ def train(
         shape = _shape_of_start(shape, start, n_prototypes)
         check_data(shape, data)
     tables = tables or Tables.of(data, validation, shape, config)
-    run = Run(tables, shape, config, start)
+    shards = shards or Alone()
+    run = Run(tables, shape, config, start, shards)
     run.train(checkpoint)
-    state, cpu = run.state, torch.device("cpu")
-    table = run.table.cpu()
-    weights, reliability = torch.softmax(table[:, :-1], dim=1), table[:, -1].exp()
-    bias = float(run.bias.detach())
-    done = finish(tables.to(cpu), shape, run.prototypes.to(cpu), weights, reliability, bias, config.refit)
+    cpu_tables = tables.to(torch.device("cpu"))
+    done = finish(cpu_tables, shape, *_state(run), shards)
+    begun = model = done.model
+    known = tables.val_answers.user < len(tables.user_ids)
+    if config.refit and shards.count(int(known.any())):
+        if config.last_passes:
+            run.go_over(config.last_passes)
+        model = refitted(cpu_tables, done, *_state(run), shards)
+    model = RewardModel(model.config, model.prototypes, shards.everyone(model.users), model.prior)
+    if start is not None and start.n_prototypes == n_prototypes:
+        model = start.with_users(model.users)._with_shared_part_of(model)
+    losses, shared = (torch.cat(shards.gathered(part)) for part in (done.validation_loss, done.shared_loss))
+    state = run.state
     speed = {
         "steps": state.step,
         "seconds": state.seconds,
         "comparisons_per_second": state.step * run.batch / max(state.seconds, 1e-9),
     }
-    model = done.model
-    if start is not None and start.n_prototypes == n_prototypes:
-        model = start.with_users(model.users)._with_shared_part_of(model)
-    return TrainResult(
-        model, pl.DataFrame(state.history), {**done.metrics, **speed}, done.validation_loss, done.shared_loss
-    )
+    return TrainResult(model, begun, pl.DataFrame(state.history), {**done.metrics, **speed}, losses, shared)
+
+
+def _state(run: Run) -> tuple[Prototypes, UserWeights, float]:
+    """Copies of the shared part, the users and the bias of a run, on the CPU: the run may go on."""
+    table = run.table.cpu()
+    never = torch.zeros(len(table), dtype=torch.long)
+    users = UserWeights(run.every.user_ids, simplex(table[:, :-1]).contiguous(), never, table[:, -1].exp())
+    return copy.deepcopy(run.prototypes).to("cpu"), users, float(run.bias.detach())
 
 
 def tabulated(data: EmbeddedComparisons, validation: EmbeddedComparisons, config: TrainConfig) -> Tables:

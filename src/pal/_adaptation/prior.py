@@ -4,6 +4,7 @@ The masses maximise the likelihood of the users as draws from the mixture (Kiefe
 person's posterior over the atoms is exact; its mean is where their own weights are then looked for.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -25,35 +26,41 @@ _STEPS = 30  # of EM: the likelihood has settled
 
 
 def learn_population(
-    model: RewardModel, terms: Terms, answers: Answers, weights: Tensor, generator: torch.Generator
+    model: RewardModel,
+    terms: Terms,
+    answers: Answers,
+    n_users: int,
+    weights: Tensor,
+    total: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Population:
     """The density on the simplex that users come from.
 
     Args:
         model: with its calibration, which says how likely an answer is.
         terms: of the questions.
-        answers: of users in [0, U).
-        weights: (U, K) of the users, as their answers alone put them.
-        generator: for the clustering.
+        answers: of users in [0, n_users).
+        n_users: users of whom there are answers here.
+        weights: (U, K) of all users, as their answers alone put them.
+        total: sums over all processes, where each has the answers of some users.
     """
     n, K = weights.shape
     if K == 1:
         return Population.of(torch.ones(1))
     # centres of groups of people rather than people, who can then be removed from the model
     M = max(1, min(ATOMS, n // 3))
-    group = k_means(weights, M, generator, restarts=1)
+    group = k_means(weights, M, torch.Generator().manual_seed(0), restarts=1)
     size = torch.bincount(group, minlength=M)
     centres = torch.zeros(M, K).index_add_(0, group, weights)[size > 0] / size[size > 0, None]
     corners = 0.97 * torch.eye(K) + 0.03 / K
     atoms = torch.cat([centres, weights.mean(0, keepdim=True), corners])
     atoms = atoms.clamp(min=1e-6) / atoms.clamp(min=1e-6).sum(1, keepdim=True)
-    likelihood = _log_likelihood(model, terms, answers, n, atoms)
+    likelihood = _log_likelihood(model, terms, answers, n_users, atoms)
     # EM from the groups' shares, which count as much as some people: where answers say little, they stay
     mass = torch.cat([size[size > 0] / n, torch.full((1 + K,), 1e-2 / (1 + K))])
     shares = mass = mass / mass.sum()
     for _ in range(_STEPS):
         share = torch.softmax(likelihood + mass.log(), dim=1)
-        mass = (share.sum(0) + _SHRINKAGE * shares) / (n + _SHRINKAGE)
+        mass = (total(share.sum(0)) + _SHRINKAGE * shares) / (n + _SHRINKAGE)
     return Population(atoms, mass)
 
 

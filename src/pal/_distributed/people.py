@@ -41,12 +41,14 @@ class Own:
         train: frame of its training comparisons.
         validation: frame of its validation comparisons.
         answers: (n_train,) place of each training comparison among those of all workers.
+        held_out: (n_validation,) likewise of each validation comparison.
         user_ids: (N,) ids of the training users of all workers, sorted.
     """
 
     train: pl.DataFrame
     validation: pl.DataFrame
     answers: IntArray
+    held_out: IntArray
     user_ids: pl.Series
 
 
@@ -75,9 +77,9 @@ def read_own(table: Path, rank: int, workers: int, seed: int) -> Own:
     mine = worker == rank
     frame = scan.filter(pl.col("user_id").is_in(users.filter(mine).unique().implode())).collect()
     own = train[mine]
-    answers = (np.cumsum(train) - 1)[mine & train]
+    answers, held_out = (np.cumsum(train) - 1)[mine & train], (np.cumsum(~train) - 1)[mine & ~train]
     rest = frame.drop("split", strict=False)
-    return Own(rest.filter(own), rest.filter(~own), answers, users.filter(train).unique().sort())
+    return Own(rest.filter(own), rest.filter(~own), answers, held_out, users.filter(train).unique().sort())
 
 
 def _train(who: pl.DataFrame, seed: int) -> npt.NDArray[np.bool_]:

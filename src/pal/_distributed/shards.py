@@ -26,8 +26,9 @@ from pal._training.tables import Tables
 from pal.losses import sigmoid_slope
 from pal.model import ModelConfig, RewardModel
 from pal.prototypes import PromptPrototypes, Prototypes
+from pal.users import UserWeights
 
-__all__ = ["Shards", "slope_of"]
+__all__ = ["Shards"]
 
 _BINS = 1 << 14  # of margins, for what is fitted to all of them: a sum of answers and labels in each
 
@@ -38,6 +39,8 @@ class Shards(Alone):
     Args:
         users: (n,) place of each user here among all users.
         answers: (n_answers here,) place of each training answer among all.
+        held_out: likewise of each validation answer.
+        user_ids: (N,) ids of all users.
         questions: (Q,) int64 key of each training question, the same wherever it is asked; in the order of all keys one
             process would have them.
         seed: of dropout, with the place of the process.
@@ -47,11 +50,14 @@ class Shards(Alone):
         self,
         users: npt.NDArray[np.int64],
         answers: npt.NDArray[np.int64],
+        held_out: npt.NDArray[np.int64],
+        user_ids: pl.Series,
         questions: npt.NDArray[np.int64],
         seed: int,
     ) -> None:
         self.rank, self.size, self.seed = dist.get_rank(), dist.get_world_size(), seed
-        self.users, self.answers = torch.tensor(users), torch.tensor(answers)
+        self.users, self.answers, self.held_out = torch.tensor(users), torch.tensor(answers), torch.tensor(held_out)
+        self.user_ids = user_ids
         self.n_users, self.n_answers = self.count(len(users)), self.count(len(answers))
         keys, times = np.unique(np.concatenate(self.gathered(np.unique(questions))), return_counts=True)
         found = np.searchsorted(keys, questions)
@@ -84,9 +90,35 @@ class Shards(Alone):
         """How many there are in all, of so many here."""
         return int(sum(self.gathered(answers)))
 
+    def own(self, x: Tensor) -> Tensor:
+        """Of what is known of all users (N, ...), that of the users here (n, ...)."""
+        return x[self.users]
+
+    def among(self, rows: Tensor) -> tuple[Tensor, int]:
+        """Where training answers here (ascending rows) stand among those of all processes, and how many these are."""
+        mine = self.answers[rows]
+        every = torch.cat(self.gathered(mine)).sort().values
+        return torch.searchsorted(every, mine), len(every)
+
     def mean(self, x: Tensor) -> Tensor:
-        """The mean (m,) over all users, of ``x`` (n, m) of the users here."""
-        return self.total(x.sum(0)) / self.n_users
+        """The mean (m,) of rows ``x`` (n, m), of all processes."""
+        return self.total(x.sum(0)) / self.count(len(x))
+
+    def slope(self, margin: Tensor, label: Tensor, start: float, weight: Tensor | None) -> float:
+        """`sigmoid_slope` of the margins of all processes: these go into bins of which only sums travel."""
+        c = torch.ones(len(margin), dtype=torch.float64) if weight is None else weight.double()
+        largest = max(self.gathered(float(margin.abs().max()) if len(margin) else 0.0))
+        place = ((margin.double() / max(largest, 1e-30) + 1) / 2 * (_BINS - 1)).round().long()
+        sums = torch.zeros(_BINS, 3, dtype=torch.float64)
+        sums.index_add_(0, place, torch.stack([c, c * label, c * margin], dim=1))
+        count, labels, margins = self.total(sums).T
+        used = count > 0
+        return sigmoid_slope(margins[used] / count[used], labels[used] / count[used], start, count[used])
+
+    def everyone(self, people: UserWeights) -> UserWeights:
+        """All users, of those here."""
+        columns = (people.weights, people.n_comparisons, people.reliability, people.concentration)
+        return UserWeights(self.user_ids.alias("user_id"), *(self.of_all(column) for column in columns))
 
     def agree(self, due: bool) -> bool:
         """What the first process says: clocks differ."""
@@ -109,12 +141,16 @@ class Shards(Alone):
 
     # -- rows -----------------------------------------------------------------------------------------------------
 
-    def rows(self, pooled: bool) -> tuple[int, Tensor]:
+    def rows(self, n: int, pooled: bool) -> tuple[int, Tensor]:
         """How many training answers (or, pooled, questions) there are, and the row here of each: -1 elsewhere."""
         n, here = (self.n_questions, self.question) if pooled else (self.n_answers, self.answers)
         place = torch.full((n,), -1)
         place[here] = torch.arange(len(here))
         return n, place
+
+    def validation(self, n: int) -> tuple[int, Tensor]:
+        """How many validation answers there are, and the place among them of each of those here."""
+        return self.count(n), self.held_out
 
     def pooled(self, tables: Tables) -> Tables:
         """One training answer a question, of the users here; weighted so that the sum over all is one process's."""
@@ -168,7 +204,7 @@ class Shards(Alone):
         asked, nobody = torch.arange(Q), torch.zeros(Q, dtype=torch.long)
         margin = pooled.margin(pooled.terms(tables.questions), torch.ones(1, 1), asked, nobody)
         mean = self.pooled(tables).answers
-        slope = slope_of(self, margin[mean.question], mean.label, mean.weight)
+        slope = self.slope(margin[mean.question], mean.label, 1.0, mean.weight)
         residual = answers.label - torch.sigmoid(slope * margin)[answers.question]
         features = self._features(tables, pooled)
         scores = torch.zeros(n, features.shape[1])
@@ -240,15 +276,3 @@ def share_of(shards: Shards, x: Tensor) -> Tensor:
     here, place = np.unique(keys, return_inverse=True)
     every, times = np.unique(np.concatenate(shards.gathered(here)), return_counts=True)
     return torch.from_numpy(1.0 / times[np.searchsorted(every, here)][place])
-
-
-def slope_of(shards: Shards, margin: Tensor, label: Tensor, weight: Tensor | None, start: float = 1.0) -> float:
-    """`sigmoid_slope` over the margins of all processes: these go into bins of which only sums travel."""
-    c = torch.ones(len(margin), dtype=torch.float64) if weight is None else weight.double()
-    largest = max(shards.gathered(float(margin.abs().max()) if len(margin) else 0.0))
-    place = ((margin.double() / max(largest, 1e-30) + 1) / 2 * (_BINS - 1)).round().long()
-    sums = torch.zeros(_BINS, 3, dtype=torch.float64)
-    sums.index_add_(0, place, torch.stack([c, c * label, c * margin], dim=1))
-    count, labels, margins = shards.total(sums).T
-    used = count > 0
-    return sigmoid_slope(margins[used] / count[used], labels[used] / count[used], start, count[used])

@@ -1,16 +1,19 @@
-"""What the loop asks of whoever holds the users: here one process holds them all, and nothing has to be said."""
+"""What training asks of whoever holds the users: here one process holds them all, and nothing has to be said."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pal._training.start import begin
 from pal._training.tables import Tables
+from pal.losses import sigmoid_slope
 from pal.model import ModelConfig, RewardModel
 from pal.prototypes import Prototypes
+from pal.users import UserWeights
 
 __all__ = ["Alone"]
 
@@ -42,10 +45,49 @@ class Alone:
         """How many answers there are in all, of so many here."""
         return answers
 
-    def rows(self, pooled: bool) -> tuple[int | None, Tensor | None]:
-        """How many training answers (or, pooled, questions) there are, and the row here of each: -1 elsewhere."""
+    def rows(self, n: int, pooled: bool) -> tuple[int, Tensor | None]:
+        """How many training answers (or, pooled, questions) there are, n of them here, and the row here of each.
+
+        -1 where it is elsewhere; None: all are here, in this order.
+        """
         del pooled
-        return None, None
+        return n, None
+
+    def validation(self, n: int) -> tuple[int, Tensor]:
+        """How many validation answers there are, and the place among them of each of the n here."""
+        return n, torch.arange(n)
+
+    # -- after the loop -----------------------------------------------------------------------------------------------
+
+    def of_all(self, x: Tensor) -> Tensor:
+        """What is known of all users (N, ...), of ``x`` (n, ...) of the users here."""
+        return x
+
+    def own(self, x: Tensor) -> Tensor:
+        """Of what is known of all users (N, ...), that of the users here (n, ...)."""
+        return x
+
+    def among(self, rows: Tensor) -> tuple[Tensor, int]:
+        """Where training answers here (ascending rows) stand among those of all processes, and how many these are."""
+        return torch.arange(len(rows)), len(rows)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean (m,) of rows ``x`` (n, m), of all processes."""
+        return x.mean(0)
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The value of each process, in their order."""
+        return [value]
+
+    def slope(self, margin: Tensor, label: Tensor, start: float, weight: Tensor | None) -> float:
+        """`sigmoid_slope` of the margins of all processes."""
+        return sigmoid_slope(margin, label, start, weight)
+
+    def everyone(self, people: UserWeights) -> UserWeights:
+        """All users, of those here."""
+        return people
+
+    # -- in a step ----------------------------------------------------------------------------------------------------
 
     def total(self, x: Tensor) -> Tensor:
         """The sum of ``x`` over all processes."""

@@ -33,6 +33,7 @@ class TrainConfig:
         reliability: learn how noisy each person's answers are.
         balance_users: each person counts once, whatever their number of answers.
         strength: of the prior on user weights in training, in answers; the final one is chosen on validation.
+        uncertainty: the loss is its mean over what a person's weights may be, which few answers leave open.
         init: "grow" (from the pooled model and the directions in which users differ) or "random" (as the paper).
         lr: of the maps.
         prototype_lr: of fixed prototypes and the scale.
@@ -44,7 +45,9 @@ class TrainConfig:
         patience: evaluations without improvement before the learning rates fall; after that, half as many.
         drops: times the learning rates fall (to a fifth) before training ends.
         eval_every: steps between evaluations; None: a pass, from 8 to 25.
-        refit: end with weights solved on training and validation answers together.
+        refit: end with training and validation answers together: some last passes over them, then weights solved on
+            them.
+        last_passes: how many at each of two low learning rates; 0: only the weights are solved anew.
         seed: of everything random.
         device: "auto", "cpu", "cuda", "mps".
         precision: "float32", or "bfloat16" (autocast of the maps).
@@ -66,6 +69,7 @@ class TrainConfig:
     reliability: bool = False
     balance_users: bool = False
     strength: float = 5.0
+    uncertainty: bool = True
     init: str = "grow"
     lr: float = 6e-3
     prototype_lr: float = 1e-2
@@ -78,6 +82,7 @@ class TrainConfig:
     drops: int = 2
     eval_every: int | None = None
     refit: bool = True
+    last_passes: int = 3
     seed: int = 0
     device: str = "auto"
     precision: str = "float32"
@@ -88,6 +93,8 @@ class TrainConfig:
         for name in ("lr", "prototype_lr", "user_lr", "strength"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, found {getattr(self, name)!r}")
+        if self.last_passes < 0:
+            raise InputError(f"last_passes must be at least 0, found {self.last_passes!r}")
         if self.init not in ("grow", "random"):
             raise InputError(f"init={self.init!r} is not known: use 'grow' or 'random'")
         if self.precision not in ("float32", "bfloat16"):

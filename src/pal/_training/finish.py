@@ -10,14 +10,15 @@ from torch.nn import functional as F
 
 from pal._adaptation.fitting import fit_weights, uncertainty
 from pal._adaptation.prior import learn_population, posterior
+from pal._training.alone import Alone
 from pal._training.tables import Tables
-from pal.losses import get_loss, moderated, sigmoid_slope
+from pal.losses import get_loss, moderated
 from pal.model import ModelConfig, RewardModel, margin_moments
 from pal.prototypes import Prototypes, Terms
 from pal.questions import Answers
 from pal.users import Population, UserWeights, concentration_of
 
-__all__ = ["Finished", "finish"]
+__all__ = ["Finished", "finish", "refitted"]
 
 FEW_STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0)  # around a new person's posterior mean
 # What a seen person's weights are held to, and how strongly: validation chooses. Everybody's mean is best where answers
@@ -43,109 +44,140 @@ def finish(
     tables: Tables,
     shape: ModelConfig,
     prototypes: Prototypes,
-    trained: Tensor,
-    reliability: Tensor,
+    trained: UserWeights,
     bias: float,
-    refit: bool,
+    shards: Alone | None = None,
 ) -> Finished:
-    """Makes the model.
+    """Makes the model of training answers; validation answers choose, and calibrate.
 
     Args:
         tables: all on the CPU.
         shape: what the model is.
         prototypes: the trained shared part, on the CPU.
-        trained: (N, K) weights as the loop left them.
-        reliability: (N,).
+        trained: users as the loop left them.
         bias: of the left side, in margins.
-        refit: end with weights solved on training and validation answers together.
+        shards: where the users here are some of all; the metrics are of all, the rest of those here.
     """
-    n = len(tables.user_ids)
-    users = UserWeights(tables.user_ids, trained, torch.zeros(n, dtype=torch.long), reliability)
-    return _Finish(tables, shape, prototypes, users, bias).run(refit)
+    return _Finish(tables, shape, prototypes, trained, bias, shards or Alone()).run()
+
+
+@torch.no_grad()
+def refitted(
+    tables: Tables,
+    done: Finished,
+    prototypes: Prototypes,
+    trained: UserWeights,
+    bias: float,
+    shards: Alone | None = None,
+) -> RewardModel:
+    """The model of training and validation answers together, with what was chosen.
+
+    Args:
+        tables: as for `finish`.
+        done: what `finish` made.
+        prototypes: the shared part, as it is after the validation answers were gone over, too.
+        trained: users likewise.
+        bias: likewise.
+        shards: as for `finish`.
+    """
+    return _Finish(tables, done.model.config, prototypes, trained, bias, shards or Alone()).refit(done)
 
 
 class _Finish:
     def __init__(
-        self, tables: Tables, shape: ModelConfig, prototypes: Prototypes, trained: UserWeights, bias: float
+        self,
+        tables: Tables,
+        shape: ModelConfig,
+        prototypes: Prototypes,
+        trained: UserWeights,
+        bias: float,
+        shards: Alone,
     ) -> None:
         self.tables, self.prototypes, self.trained, self.bias = tables, prototypes, trained, bias
-        self.mean = trained.weights.mean(0)
+        self.shards, self.mean = shards, shards.mean(trained.weights)
         none = UserWeights.none(shape.n_prototypes, tables.user_ids)
         self.model = RewardModel(replace(shape, side_bias=shape.slope * bias), prototypes, none, self.mean)
         self.terms, self.val_terms = self.model.terms(tables.questions), self.model.terms(tables.val_questions)
         self.solves = shape.n_prototypes > 1 and (self.terms.margins is not None or shape.partition)
 
-    def run(self, refit: bool) -> Finished:
+    def run(self) -> Finished:
         answers, val, n = self.tables.answers, self.tables.val_answers, len(self.trained)
-        seen = (val.user < n).nonzero().squeeze(1)
-        some, some_val, sample = self._sample()
+        sample = self._sample()
+        some, some_val = sample.of(answers), sample.of(val)
         held, strength, few_strength = "mean", self.model.config.strength, FEW_STRENGTHS[1]
         if self.model.n_prototypes > 1:
             self._calibrate(self._judge(self.trained, val), val)
-            self._learn_population(some, sample)
-        if self.solves and not self.model.config.partition and len(seen):
-            users = self.trained.take(sample.numpy())
+            self._learn_population(self.terms, some, sample)
+        if self.solves and not self.model.config.partition and self._any(val.user < n):
+            users = self.trained.take(sample.rows.numpy())
             held, strength = self._best(some, some_val, users)
-            few_strength = self._best_for_new(some, some_val, users)
-        people = self._people(self.terms, answers, self.trained, held, strength)
+            few_strength = self._best_for_new(sample, some, some_val, users)
+        people = self._people(self.terms, answers, held, strength)
         judged = self._judge(people, val)
         self._calibrate(judged, val)
-        losses = _losses(*judged, val, self.model.config.slope)
-        shared = self._judge(people, replace(val, user=torch.full_like(val.user, n)))
+        slope = self.model.config.slope
+        losses = _losses(*judged, val, slope)
+        shared = _losses(*self._judge(people, replace(val, user=torch.full_like(val.user, n))), val, slope)
         decided = val.label != 0.5
-        right = (judged[0] > 0) == (val.label > 0.5)
+        right = ((judged[0] > 0) == (val.label > 0.5))[decided]
         metrics = {
             "n_prototypes": self.model.n_prototypes,
-            "validation_log_loss": float(losses.mean()) if len(losses) else math.nan,
-            "validation_accuracy": float(right[decided].float().mean()) if bool(decided.any()) else math.nan,
+            "validation_log_loss": self._mean_of(losses),
+            "validation_accuracy": self._mean_of(right),
             "held_to": held,
             "strength": strength,
             "few_shot_strength": few_strength,
         }
         if self.solves:
             self._change(strength=few_strength)
-        if refit and len(seen):
-            terms, both = _joined(self.terms, answers, self.val_terms, val.take(seen))
-            people = self._people(terms, both, self.trained, held, strength)
-        return Finished(self.model.with_users(people), losses, _losses(*shared, val, self.model.config.slope), metrics)
+        return Finished(self.model.with_users(people), losses, shared, metrics)
+
+    def refit(self, done: Finished) -> RewardModel:
+        known = (self.tables.val_answers.user < len(self.trained)).nonzero().squeeze(1)
+        terms, both = _joined(self.terms, self.tables.answers, self.val_terms, self.tables.val_answers.take(known))
+        if self.model.n_prototypes > 1:
+            sample = self._sample()
+            self._learn_population(terms, sample.of(both), sample)
+        people = self._people(terms, both, done.metrics["held_to"], done.metrics["strength"])
+        return self.model.with_users(people)
 
     def _change(self, population: Population | None = None, **config: Any) -> None:
         model = self.model
         prior = model.prior if population is None else population
         self.model = RewardModel(replace(model.config, **config), self.prototypes, model.users, prior)
 
-    def _sample(self) -> tuple[Answers, Answers, Tensor]:
-        """Training and validation answers of users who together have no more than enough of them, and their rows.
-
-        The users of the answers are counted in these rows.
-        """
-        order = torch.randperm(len(self.trained), generator=torch.Generator().manual_seed(0))
-        few = self.tables.counts[order].cumsum(0) <= _SOME
+    def _sample(self) -> "_Sample":
+        """Users who together have no more than enough training answers."""
+        counts = self.shards.of_all(self.tables.counts)
+        order = torch.randperm(len(counts), generator=torch.Generator().manual_seed(0))
+        few = counts[order].cumsum(0) <= _SOME
         few[0] = True
-        sample = order[few].sort().values
-        place = torch.full((len(self.trained) + 1,), -1)
-        place[sample] = torch.arange(len(sample))
+        chosen = torch.zeros(len(counts), dtype=torch.bool)
+        chosen[order[few]] = True
+        return _Sample(chosen, self.shards.own(chosen).nonzero().squeeze(1), len(self.trained))
 
-        def of(answers: Answers) -> Answers:
-            user = place[answers.user]
-            part = answers.take((user >= 0).nonzero().squeeze(1))
-            return replace(part, user=place[part.user])
-
-        return of(self.tables.answers), of(self.tables.val_answers), sample
-
-    def _learn_population(self, some: Answers, sample: Tensor) -> None:
+    def _learn_population(self, terms: Terms, some: Answers, sample: "_Sample") -> None:
         """The prior that people come from, as the loop's weights show it."""
         if self.model.config.partition:
             self._change(Population(torch.eye(self.model.n_prototypes), self.mean.clamp(min=1e-6)))
-        else:
-            generator = torch.Generator().manual_seed(0)
-            weights = self.trained.weights[sample]
-            self._change(learn_population(self.model, self.terms, some, weights, generator))
+            return
+        weights = self.shards.of_all(self.trained.weights)[sample.chosen]
+        here = len(sample.rows)
+        self._change(learn_population(self.model, terms, some, here, weights, self.shards.total))
+
+    def _mean_of(self, x: Tensor) -> float:
+        """The mean of ``x`` (n,) over all processes; NaN where there is nothing."""
+        total = self.shards.total(torch.stack([x.double().sum(), torch.tensor(float(len(x))).double()]))
+        return float(total[0] / total[1]) if total[1] else math.nan
+
+    def _any(self, x: Tensor) -> bool:
+        return self.shards.count(int(x.any())) > 0
 
     # -- people -------------------------------------------------------------------------------------------------
 
-    def _people(self, terms: Terms, answers: Answers, users: UserWeights, held: str, strength: float) -> UserWeights:
+    def _people(self, terms: Terms, answers: Answers, held: str, strength: float) -> UserWeights:
         """Seen users with weights from their answers."""
+        users = self.trained
         if not self.solves:
             return replace(users, n_comparisons=torch.bincount(answers.user, minlength=len(users)))
         return self._solved(terms, answers, users, self._prior(terms, answers, users, held), strength)
@@ -177,14 +209,15 @@ class _Finish:
             prior = self._prior(self.terms, some, users, held)
             for strength in strengths:
                 judged = self._judge(self._solved(self.terms, some, users, prior, strength), val)
-                losses[held, strength] = _log_loss(*judged, val, _slope(*judged, val, self._link))
+                losses[held, strength] = self._log_loss(judged, val, self._slope(judged, val))
         return min(losses, key=lambda chosen: losses[chosen])
 
-    def _best_for_new(self, some: Answers, val: Answers, users: UserWeights) -> float:
+    def _best_for_new(self, sample: "_Sample", some: Answers, val: Answers, users: UserWeights) -> float:
         """How strongly new people are held to their posterior mean: seen people play them."""
         n = len(users)
         users = replace(users, reliability=torch.ones(n))
-        order = torch.randperm(len(some), generator=torch.Generator().manual_seed(0))
+        place, count = self.shards.among(sample.taken(self.tables.answers))
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).argsort()[place].argsort()
         order = order[torch.argsort(some.user[order], stable=True)]
         counts = torch.bincount(some.user, minlength=n)
         rank = torch.arange(len(some)) - (counts.cumsum(0) - counts)[some.user[order]]
@@ -194,24 +227,57 @@ class _Finish:
             prior = posterior(self.model, self.model.prior, self.terms, few, n)
             for strength in FEW_STRENGTHS:
                 judged = self._judge(self._solved(self.terms, few, users, prior, strength), val)
-                total[strength] += _log_loss(*judged, val, self.model.config.slope)
+                total[strength] += self._log_loss(judged, val, self.model.config.slope)
         return min(total, key=lambda strength: total[strength])
 
     # -- probabilities ------------------------------------------------------------------------------------------
 
     def _judge(self, people: UserWeights, val: Answers) -> tuple[Tensor, Tensor]:
         """Margins and their variances on validation answers; users unseen in training have the mean weights."""
-        table = people.with_unseen(people.weights.mean(0), people.concentration.median())
+        median = torch.cat(self.shards.gathered(people.concentration)).median()
+        table = people.with_unseen(self.shards.mean(people.weights), median)
         margin, variance = margin_moments(self.prototypes, self.val_terms, table, val.question, val.user)
         return margin + self.bias, variance
 
-    @property
-    def _link(self) -> float:
-        return get_loss(self.model.config.loss).link or 1.0
+    def _slope(self, judged: tuple[Tensor, Tensor], val: Answers) -> float:
+        """The slope of the sigmoid that predicts best, margins being uncertain."""
+        (margin, variance), start = judged, get_loss(self.model.config.loss).link or 1.0
+        slope = self.shards.slope(margin, val.label, start, val.weight)
+        if self._any(variance > 0):
+            for _ in range(3):  # a fixed point: what moderates the margin depends on the slope
+                slope = self.shards.slope(moderated(margin, slope**2 * variance), val.label, start, val.weight)
+        return slope
 
     def _calibrate(self, judged: tuple[Tensor, Tensor], val: Answers) -> None:
-        slope = _slope(*judged, val, self._link)
+        slope = self._slope(judged, val)
         self._change(slope=slope, side_bias=slope * self.bias)
+
+    def _log_loss(self, judged: tuple[Tensor, Tensor], val: Answers, slope: float) -> float:
+        losses = _losses(*judged, val, slope)
+        return self._mean_of(losses if val.weight is None else losses * val.weight)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Some users: ``chosen`` (N,) of all, of whom ``rows`` are here, among ``n`` users here."""
+
+    chosen: Tensor
+    rows: Tensor
+    n: int
+
+    def _place(self, answers: Answers) -> Tensor:
+        place = torch.full((self.n + 1,), -1)
+        place[self.rows] = torch.arange(len(self.rows))
+        return place[answers.user]
+
+    def taken(self, answers: Answers) -> Tensor:
+        """Which answers are theirs, ascending."""
+        return (self._place(answers) >= 0).nonzero().squeeze(1)
+
+    def of(self, answers: Answers) -> Answers:
+        """Their answers; users are counted in `rows`."""
+        part = answers.take(self.taken(answers))
+        return replace(part, user=self._place(part))
 
 
 def _joined(terms: Terms, answers: Answers, more_terms: Terms, more: Answers) -> tuple[Terms, Answers]:
@@ -232,20 +298,6 @@ def _joined(terms: Terms, answers: Answers, more_terms: Terms, more: Answers) ->
         torch.cat([answers.label, more.label]),
         weight,
     )
-
-
-def _slope(margin: Tensor, variance: Tensor, val: Answers, start: float) -> float:
-    """The slope of the sigmoid that predicts best, margins being uncertain."""
-    slope = sigmoid_slope(margin, val.label, start, val.weight)
-    if bool((variance > 0).any()):
-        for _ in range(3):  # a fixed point: what moderates the margin depends on the slope
-            slope = sigmoid_slope(moderated(margin, slope**2 * variance), val.label, start, val.weight)
-    return slope
-
-
-def _log_loss(margin: Tensor, variance: Tensor, val: Answers, slope: float) -> float:
-    losses = _losses(margin, variance, val, slope)
-    return float(losses.mean() if val.weight is None else (losses * val.weight).mean())
 
 
 def _losses(margin: Tensor, variance: Tensor, val: Answers, slope: float) -> Tensor:

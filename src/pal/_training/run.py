@@ -22,7 +22,7 @@ from pal.errors import InputError
 from pal.losses import get_loss
 from pal.maps import MLPMap
 from pal.model import ModelConfig, RewardModel
-from pal.questions import Answers, compact
+from pal.questions import Answers, Questions, compact
 from pal.users import simplex
 
 __all__ = ["Run"]
@@ -30,21 +30,9 @@ __all__ = ["Run"]
 PIECE = 2048  # answers whose questions are mapped at a time, where nearly each has its own
 SAVE_EVERY = 5.0  # seconds between checkpoints
 SOLVED = 2.5e-3  # a validation loss below which nothing is left to learn, only margins to inflate
+LAST = (0.2, 0.04)  # shares of the learning rates at which validation answers are gone over with the others
+TOLD = 10.0  # answers that tell as much of a person as one draw of a prototype from their weights would
 IMPROVEMENT = 1e-3  # share of the loss that an evaluation must gain to count
-
-
-@contextmanager
-def _threads(batch: int, work: int) -> Iterator[None]:
-    """As many of torch's threads as a step keeps busy, of so many comparisons and multiplications in its maps.
-
-    Waking more costs more than they do.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(before, max(batch // 2048, work // 500_000_000))))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass
@@ -60,6 +48,28 @@ class State:
     seconds: float = 0.0
     done: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Answers that batches are drawn from.
+
+    Attributes:
+        tables: their questions, and those of the answers that are here.
+        n: how many there are in all processes.
+        place: (n,) row here of each, -1 where it is elsewhere; None: all are here.
+    """
+
+    tables: Tables
+    n: int
+    place: Tensor | None
+
+    def here(self, batch: Tensor) -> Tensor:
+        """The rows here of a batch of numbers in [0, n)."""
+        if self.place is None:
+            return batch
+        rows = self.place[batch]
+        return rows[rows >= 0]
 
 
 class Run:
@@ -86,8 +96,9 @@ class Run:
         self.shape, self.config, self.shards = shape, config, shards or Alone()
         self.learns_users = shape.n_prototypes > 1 or config.reliability
         self.prototypes, logits = self.shards.begin(tables, shape, start, torch.Generator().manual_seed(config.seed))
+        self.every, self.counts = tables, tables.counts
         # without a user in it, a question's answers are as good as their mean
-        self.tables = tables = tables if self.learns_users else self.shards.pooled(tables)
+        tables = tables if self.learns_users else self.shards.pooled(tables)
         self.device = device = tables.answers.user.device
         self.loss = get_loss(shape.loss)
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -96,30 +107,37 @@ class Run:
         for module in self.prototypes.modules():
             if isinstance(module, MLPMap):
                 module.generator = self.noise
-        n, K = len(tables.user_ids), shape.n_prototypes
+        n = len(tables.user_ids)
         self.table = torch.cat([logits, torch.zeros(n, 1)], dim=1).to(device)
         del logits  # of all users: not held beside the table
-        self.users = RowAdam(n, K + 1, config.user_lr, device)
         self.bias = torch.zeros((), device=device, requires_grad=True)
-        named = list(self.prototypes.named_parameters())
-        maps = [p for name, p in named if "." in name]
-        others = [p for name, p in named if "." not in name]
-        self.optimiser = Adam(
-            [(maps, config.lr, config.weight_decay), ([*others, self.bias], config.prototype_lr, 0.0)]
-        )
+        self._new_optimisers()
         self.prior = self.mean_weights()
         self.best = {name: tensor.clone() for name, tensor in self._tensors().items()}
         self.state = State()
-        counted, place = self.shards.rows(pooled=not self.learns_users)
-        self.n_answers = n_answers = len(tables.answers) if counted is None else counted
-        self.place = None if place is None else place.to(device)
+        self.drawn = self._drawn(tables, *self.shards.rows(len(tables.answers), pooled=not self.learns_users))
         self.n_validation = self.shards.count(len(tables.val_answers))
-        self.batch = min(n_answers, config.batch_size or min(8192, max(256, n_answers // 100)))
-        a_pass = math.ceil(n_answers / self.batch)
+        self.batch = self._batch_size(self.drawn.n)
+        a_pass = math.ceil(self.drawn.n / self.batch)
         self.eval_every = config.eval_every or min(25, max(8, a_pass))
         # a pass over questions is short and smooth: a quarter of the patience serves the pooled model as well
         self.patience = config.patience if self.learns_users else max(3, config.patience // 4)
         self.max_steps = config.max_steps if config.max_epochs is None else config.max_epochs * a_pass
+
+    def _drawn(self, tables: Tables, n: int, place: Tensor | None) -> Drawn:
+        return Drawn(tables, n, None if place is None else place.to(self.device))
+
+    def _batch_size(self, n: int) -> int:
+        return min(n, self.config.batch_size or min(8192, max(256, n // 100)))
+
+    def _new_optimisers(self) -> None:
+        config, named = self.config, list(self.prototypes.named_parameters())
+        maps = [p for name, p in named if "." in name]
+        others = [p for name, p in named if "." not in name]
+        self.users = RowAdam(len(self.table), self.table.shape[1], config.user_lr, self.device)
+        self.optimiser = Adam(
+            [(maps, config.lr, config.weight_decay), ([*others, self.bias], config.prototype_lr, 0.0)]
+        )
 
     def mean_weights(self) -> Tensor:
         """(K,) the mean of the users' weights."""
@@ -131,7 +149,7 @@ class Run:
 
     def train(self, path: Path | None) -> None:
         """Runs to the end, from a checkpoint where there is one."""
-        state, n = self.state, self.n_answers
+        state, n = self.state, self.drawn.n
         order_state = self.generator.get_state()
         resumed = None
         found = None if path is None else self.shards.found(path)
@@ -139,7 +157,7 @@ class Run:
             order_state, resumed = self._load(found)
             self.generator.set_state(order_state)
             state = self.state
-        order = self._order()
+        order = self._order(n)
         if resumed is not None:
             self.generator.set_state(resumed)
         began = time.perf_counter() - state.seconds
@@ -147,15 +165,12 @@ class Run:
             state.best_loss = self._validation_loss()  # no worse than where it starts from
         saved = time.perf_counter()
         running = torch.zeros((), device=self.device)
-        with (
-            _threads(self.batch // self.shards.size, self._work() // self.shards.size),
-            bar(f"K = {self.shape.n_prototypes}", self.config.progress) as report,
-        ):
+        with self._threads(), bar(f"K = {self.shape.n_prototypes}", self.config.progress) as report:
             while not state.done:
                 if state.position >= n:
                     order_state, state.position = self.generator.get_state(), 0
-                    order = self._order()
-                running += self._step(order[state.position : state.position + self.batch])
+                    order = self._order(n)
+                running += self._step(self.drawn, order[state.position : state.position + self.batch])
                 state.position += self.batch
                 state.step += 1
                 if state.step % self.eval_every == 0 or state.step >= self.max_steps:
@@ -169,21 +184,65 @@ class Run:
                         saved = time.perf_counter()
         self._restore(self.best)
 
-    def _work(self) -> int:
-        """Multiplications of a step in the maps, about."""
-        return min(self.batch, len(self.tables.questions)) * sum(p.numel() for p in self.prototypes.parameters())
+    def go_over(self, passes: int) -> None:
+        """Some last passes over training and validation answers together, at low learning rates.
 
-    def _order(self) -> Tensor:
-        return torch.randperm(self.n_answers, generator=self.generator).to(self.device)
+        What validation has to say has been said by then, and its answers teach as much as any others.
 
-    def _step(self, batch: Tensor) -> Tensor:
+        Args:
+            passes: at each rate; together no more steps than half of those that the run took.
+        """
+        train = self._drawn(self.every, *self.shards.rows(len(self.every.answers), pooled=False))
+        held_out = self._validation_side()
+        sides = [train, held_out]
+        self.counts = self.counts + torch.bincount(held_out.tables.answers.user, minlength=len(self.table))
+        batch = self._batch_size(sum(side.n for side in sides))
+        most = max(1, self.state.step // (2 * len(LAST)))
+        self._new_optimisers()
+        with self._threads():
+            for factor in LAST:
+                self.optimiser.factor, self.users.lr = factor, factor * self.config.user_lr
+                batches = [part for _ in range(passes) for part in self._mixed(sides, batch)]
+                for side, numbers in batches[:most]:
+                    self._step(side, numbers)
+                self.prior = self.mean_weights()
+
+    def _validation_side(self) -> Drawn:
+        """Validation answers of known users, to train on."""
+        tables = self.every
+        answers = tables.val_answers
+        known = (answers.user < len(self.table)).nonzero().squeeze(1)
+        n, place = self.shards.validation(len(answers))
+        here = torch.full((n,), -1)
+        here[place[known.cpu()]] = torch.arange(len(known))
+        tables = replace(tables, questions=tables.val_questions, answers=answers.take(known))
+        return self._drawn(tables, n, here)
+
+    def _mixed(self, sides: list[Drawn], batch: int) -> list[tuple[Drawn, Tensor]]:
+        """One pass over all sides in batches, in random order: a batch is of one side."""
+        parts = [(side, part) for side in sides if side.n for part in torch.split(self._order(side.n), batch)]
+        return [parts[i] for i in torch.randperm(len(parts), generator=self.generator).tolist()]
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """As many of torch's threads as a step keeps busy: waking more costs more than they do."""
+        before, share = torch.get_num_threads(), self.shards.size
+        questions, batch = len(self.drawn.tables.questions), self.batch
+        work = min(batch, questions) * sum(p.numel() for p in self.prototypes.parameters())  # multiplications
+        torch.set_num_threads(max(1, min(before, max(batch // share // 2048, work // share // 500_000_000))))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def _order(self, n: int) -> Tensor:
+        return torch.randperm(n, generator=self.generator).to(self.device)
+
+    def _step(self, side: Drawn, batch: Tensor) -> Tensor:
         """A step on a batch of all users' answers: the mean loss of the batch, and its share of our users' rows."""
-        rows = batch
-        if self.place is not None:
-            rows = self.place[batch]
-            rows = rows[rows >= 0]
+        rows = side.here(batch)
         self.optimiser.zero_grad()
-        loss, ours = self._backward(rows, len(batch)) if len(rows) else (self.bias.new_zeros(()), None)
+        loss, ours = self._backward(side.tables, rows, len(batch)) if len(rows) else (self.bias.new_zeros(()), None)
         loss = self.shards.reduce([p for p, _, _ in self.optimiser.params], loss)
         if not bool(torch.isfinite(loss)):
             raise InputError(f"the loss became {float(loss)} at step {self.state.step}: use smaller learning rates")
@@ -192,48 +251,62 @@ class Run:
             self.users.step(self.table, *ours)
         return loss
 
-    def _backward(self, rows: Tensor, size: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def _backward(self, tables: Tables, rows: Tensor, size: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """The summed loss of rows divided by the size of the batch, and the users touched with their gradients."""
-        config, tables = self.config, self.tables
+        config = self.config
         answers = tables.answers.take(rows)
-        touched, user = compact(answers.user, len(self.table)) if self.learns_users else (rows[:1] * 0, answers.user)
+        nobody = (rows[:1] * 0, torch.zeros_like(answers.user))
+        touched, user = compact(answers.user, len(self.table)) if self.learns_users else nobody
         answers = replace(answers, user=user)
         params = self.table.index_select(0, touched).requires_grad_(self.learns_users)
+        # how sure the weights are: the concentration of a Dirichlet distribution around them
+        sure = config.strength + self.counts[touched] / TOLD
         self.prototypes.train()
-        asked, question = compact(answers.question, len(tables.questions))
+        questions = tables.questions
+        asked, question = compact(answers.question, len(questions))
         if len(asked) <= max(PIECE, len(rows) // 2):
-            loss = self._backward_of(replace(answers, question=question), asked, params, size)
+            loss = self._backward_of(questions.take(asked), replace(answers, question=question), params, sure, size)
         else:  # by the piece: what the maps leave in memory for the gradient stays near the caches
             loss = self.bias.new_zeros(())
             for piece in torch.split(torch.arange(len(rows), device=self.device), PIECE):
                 part = answers.take(piece)
-                asked, question = compact(part.question, len(tables.questions))
-                loss += self._backward_of(replace(part, question=question), asked, params, size)
+                asked, question = compact(part.question, len(questions))
+                part = replace(part, question=question)
+                loss += self._backward_of(questions.take(asked), part, params, sure, size)
         if params.grad is None:
             return loss, None
         with torch.no_grad():
             grad = params.grad * size  # a sum over the user's answers in the step
-            share = torch.bincount(user, minlength=len(touched)) / tables.counts[touched]
+            share = torch.bincount(user, minlength=len(touched)) / self.counts[touched]
             # the gradient of strength KL(prior || w) in the logits, spread over the user's answers
             weights = simplex(params[:, :-1])
             grad[:, :-1] += config.strength * share[:, None] * (weights - self.prior)
             grad[:, -1] += 4.0 * share * params[:, -1]  # a normal prior with standard deviation 1/2
         return loss, (touched, grad)
 
-    def _backward_of(self, answers: Answers, asked: Tensor, params: Tensor, size: int) -> Tensor:
-        """Adds the gradient of the loss of answers to the questions asked, by users with parameters (U, K + 1)."""
-        config, tables, user = self.config, self.tables, answers.user
+    def _backward_of(
+        self, questions: Questions, answers: Answers, params: Tensor, concentration: Tensor, size: int
+    ) -> Tensor:
+        """Adds the gradient of the loss of answers to questions, by users with parameters (U, K + 1)."""
+        config, user = self.config, answers.user
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            terms = self.prototypes.terms(tables.questions.take(asked))
+            terms = self.prototypes.terms(questions)
         if terms.margins is not None:
             terms = replace(terms, margins=terms.margins.float())
         weights = simplex(params[:, :-1])
-        margin = self.prototypes.margin(terms, weights, answers.question, user)
+        if config.uncertainty and self.learns_users:
+            margin, spread = self.prototypes.moments(terms, weights, answers.question, user)
+            variance = spread / (concentration[user] + 1)
+        else:
+            margin, variance = self.prototypes.margin(terms, weights, answers.question, user), None
         if config.reliability:
-            margin = margin * params[:, -1].exp()[user]
-        if config.side_bias and tables.sided:
+            reliability = params[:, -1].exp()[user]
+            margin, variance = margin * reliability, None if variance is None else variance * reliability.square()
+        if config.side_bias and self.every.sided:
             margin = margin + self.bias
         each = self.loss(margin, answers.label)
+        if variance is not None:  # the mean loss over uncertain weights, to second order
+            each = each + 0.5 * self.loss.derivatives(margin, answers.label)[1] * variance
         loss = (each if answers.weight is None else each * answers.weight).sum() / size
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
@@ -242,7 +315,7 @@ class Run:
 
     @torch.no_grad()
     def _validation_loss(self) -> float:
-        answers, mean = self.tables.val_answers, self.mean_weights()
+        answers, mean = self.every.val_answers, self.mean_weights()
         total = self.bias.new_zeros(2, dtype=torch.float64)
         if len(answers):
             each = self._validation_losses(answers, mean)
@@ -253,7 +326,7 @@ class Run:
 
     def _validation_losses(self, answers: Answers, mean: Tensor) -> Tensor:
         self.prototypes.eval()
-        terms = self.prototypes.terms(self.tables.val_questions)
+        terms = self.prototypes.terms(self.every.val_questions)
         asked, user = compact(answers.user, len(self.table) + 1)  # the last is whoever is unseen
         rows = self.table[asked.clamp(max=len(self.table) - 1)]
         unseen = asked == len(self.table)
@@ -300,8 +373,9 @@ class Run:
 
     def _fingerprint(self) -> str:
         settings = {k: v for k, v in asdict(self.config).items() if k not in ("progress", "n_prototypes")}
-        label = self.tables.answers.label
-        facts = [len(label), float(label.double().sum()), len(self.tables.questions), len(self.tables.user_ids)]
+        tables = self.drawn.tables
+        label = tables.answers.label
+        facts = [len(label), float(label.double().sum()), len(tables.questions), len(tables.user_ids)]
         return json.dumps([asdict(self.shape), settings, facts], sort_keys=True)
 
     def _save(self, path: Path, order_state: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pal._training.finish import finish
+from pal._training.finish import finish, refitted
 from pal.adaptation import adapt, solve_weights
 from pal.embeddings import EmbeddedComparisons
 from pal.losses import sigmoid_slope
@@ -16,6 +16,7 @@ from pal.model import RewardModel, make_prototypes
 from pal.paper._stacks import Answers, Models
 from pal.simulation import Population, population
 from pal.training import TrainConfig, model_config, tabulated
+from pal.users import UserWeights
 
 __all__ = ["Stack", "accuracy", "aligned", "solved", "unseen_accuracy"]
 
@@ -136,7 +137,9 @@ def reward_model(models: Models, data: Stack, s: int) -> RewardModel:
     )
     tables = tabulated(train, validation, config)
     weights = models.weights[s, 0]
-    return finish(tables, shape, prototypes, weights, torch.ones(data.n_users), 0.0, refit=True).model
+    users = UserWeights(tables.user_ids, weights, torch.zeros(len(weights), dtype=torch.long), torch.ones(len(weights)))
+    done = finish(tables, shape, prototypes, users, 0.0)
+    return refitted(tables, done, prototypes, users, 0.0)
 
 
 def unseen_accuracy(models: Models, data: Stack, s: int, answers: Sequence[int]) -> list[float]:
