@@ -8,6 +8,7 @@ import pytest
 
 import pal
 from pal import cli
+from pal._commands import learn, study
 
 COMMANDS = ("demo", "fit", "evaluate", "adapt", "rank", "score", "compare", "report", "simulate")
 PAL = Path(sys.executable).with_name("pal")
@@ -38,7 +39,8 @@ def quick(monkeypatch):
     def short(**values):
         return real(**{**values, "max_steps": 40})
 
-    monkeypatch.setattr(cli, "TrainConfig", short)
+    for room in (learn, study):
+        monkeypatch.setattr(room, "TrainConfig", short)
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def test_every_block_of_code_runs(document: str, monkeypatch: pytest.MonkeyPatch
                 if command.startswith("pal "):
                     with monkeypatch.context() as patch:
                         if command.startswith("pal demo"):
-                            patch.setattr(cli.simulation, "demo", small)
+                            patch.setattr(pal.simulation, "demo", small)
                         run_command(command, patch)
                     ran += 1
     assert ran, f"{document} has no code"
