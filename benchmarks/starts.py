@@ -18,7 +18,7 @@ from quality import POLIS
 def main() -> None:
     sets: dict[str, tuple[Any, TrainConfig]] = {
         "partition": (lambda: simulation("partition"), replace(LINEAR, n_prototypes=3)),
-        "persona-6": (lambda: persona(6), TrainConfig(n_prototypes=6)),
+        "persona-6": (lambda: persona(6, 200), TrainConfig(n_prototypes=6)),
         "taxes": (lambda: polis(POLIS["taxes"]), TrainConfig(n_prototypes=5)),
     }
     result = {}

@@ -61,6 +61,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "latent_dim": 1024,
         "hidden_dim": 1024,
         "dropout": 0.5,
+        "uncertainty": False,
+        "last_passes": 0,
         "init": "random",
         "lr": 1e-4,
         "prototype_lr": 5e-3,

@@ -54,6 +54,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "user_lr": 5e-3,
         "weight_decay": 1e-2,
         "dropout": 0.5,
+        "uncertainty": False,
+        "last_passes": 0,
         "max_epochs": 20,
         "patience": 1_000_000,
     },
