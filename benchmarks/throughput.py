@@ -23,11 +23,9 @@ def data() -> pal.EmbeddedComparisons:
     if machine.DATA.is_dir():
         table = pal.datasets.persona(machine.DATA / "persona", n_personas=K)
         return pal.embed(table, "all-MiniLM-L6-v2", store=True)
-    rng = np.random.default_rng(0)
     population = pal.simulation.population(
         "b", n_users=3000, n_prototypes=K, dim=384, per_user=200, n_items=2, n_prompts=3000
     )
-    del rng
     return population.data
 
 
@@ -35,14 +33,14 @@ def ours(parts, map_kind: str, seconds: float = 8.0) -> float:
     config = TrainConfig(model="b", map=map_kind, batch_size=BATCH)
     shape = model_config(parts.train, config, K)
     run = Run(Tables.of(parts.train, parts.validation, shape, config), shape, config, None)
-    n, steps = len(run.tables.answers), 0
+    n, steps = len(run.drawn.tables.answers), 0
     for warm in (True, False):
         began = time.perf_counter()
         steps = 0
         while time.perf_counter() - began < (1.0 if warm else seconds):
             order = torch.randperm(n, generator=run.generator)
             for low in range(0, n - BATCH + 1, BATCH):
-                run._step(order[low : low + BATCH])
+                run._step(run.drawn, order[low : low + BATCH])
                 steps += 1
     return steps * BATCH / (time.perf_counter() - began)
 

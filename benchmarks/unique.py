@@ -52,13 +52,13 @@ def work(run: Run) -> float:
 def ours(tables: Tables, shape, config: TrainConfig, seconds: float = 12.0) -> tuple[float, float]:
     """Pairs a second, and the FLOP of one."""
     run = Run(tables, shape, config, None)
-    n = len(run.tables.answers)
+    n = len(run.drawn.tables.answers)
     for warm in (True, False):
         began, steps = time.perf_counter(), 0
         while time.perf_counter() - began < (1.0 if warm else seconds):
             order = torch.randperm(n, generator=run.generator)
             for low in range(0, n - BATCH + 1, BATCH):
-                run._step(order[low : low + BATCH])
+                run._step(run.drawn, order[low : low + BATCH])
                 steps += 1
                 if time.perf_counter() - began > seconds:
                     break

@@ -55,7 +55,7 @@ def measure(n_users: int, seconds: float = 10.0) -> dict[str, float]:
     times, low, began = [], 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
         start = time.perf_counter()
-        run._step(order[low : low + BATCH])
+        run._step(run.drawn, order[low : low + BATCH])
         times.append(time.perf_counter() - start)
         low = (low + BATCH) % (ANSWERS - BATCH)
     run._evaluate(0.0)

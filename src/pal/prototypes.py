@@ -37,23 +37,32 @@ class Terms:
     directions: Tensor | None = None
 
 
+def _columns(table: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a table (N, K), as columns (K, B): sums over so few K, and scattering back, are several times as fast."""
+    return table.T.contiguous().index_select(1, rows)
+
+
+def _added(rows: Tensor, columns: Tensor, n: int) -> Tensor:
+    """A table (n, K) to whose rows (B,) columns (K, B) are added."""
+    return columns.new_zeros(len(columns), n).scatter_add_(1, rows.expand_as(columns), columns).T
+
+
 class _DotProduct(torch.autograd.Function):
-    """(m[q] * w[u]).sum(1), without keeping the gathered rows: they are gathered again in the backward pass."""
+    """The rows' w . m (B,), without keeping the gathered rows: they are gathered again in the backward pass."""
 
     @staticmethod
     def forward(ctx, margins: Tensor, weights: Tensor, question: Tensor, user: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(margins, weights, question, user)
-        return (margins.index_select(0, question) * weights.index_select(0, user)).sum(1)
+        return _columns(margins, question).mul_(_columns(weights, user)).sum(0)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[no-untyped-def]
         margins, weights, question, user = ctx.saved_tensors
-        g = grad[:, None]
         to_margins = to_weights = None
         if ctx.needs_input_grad[0]:
-            to_margins = torch.zeros_like(margins).index_add_(0, question, g * weights.index_select(0, user))
+            to_margins = _added(question, _columns(weights, user).mul_(grad), len(margins))
         if ctx.needs_input_grad[1]:
-            to_weights = torch.zeros_like(weights).index_add_(0, user, g * margins.index_select(0, question))
+            to_weights = _added(user, _columns(margins, question).mul_(grad), len(weights))
         return to_margins, to_weights, None, None
 
 
@@ -62,23 +71,22 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, margins: Tensor, weights: Tensor, question: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        m, w = margins.index_select(0, question), weights.index_select(0, user)
-        mean = (m * w).sum(1)
+        m, w = _columns(margins, question), _columns(weights, user)
+        mean = (m * w).sum(0)
         ctx.save_for_backward(margins, weights, question, user, mean)
-        return mean, m.sub_(mean[:, None]).square_().mul_(w).sum(1)
+        return mean, m.sub_(mean).square_().mul_(w).sum(0)
 
     @staticmethod
     def backward(ctx, to_mean: Tensor, to_spread: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[no-untyped-def]
         margins, weights, question, user, mean = ctx.saved_tensors
-        m, w = margins.index_select(0, question), weights.index_select(0, user)
-        mean, to_mean, to_spread = mean[:, None], to_mean[:, None], to_spread[:, None]
+        m, w = _columns(margins, question), _columns(weights, user)
         to_margins = to_weights = None
         if ctx.needs_input_grad[0]:
-            grad = torch.addcmul(to_mean, m - mean, to_spread, value=2).mul_(w)
-            to_margins = torch.zeros_like(margins).index_add_(0, question, grad)
+            grad = (m - mean).mul_(2 * to_spread).add_(to_mean).mul_(w)
+            to_margins = _added(question, grad, len(margins))
         if ctx.needs_input_grad[1]:
-            grad = torch.addcmul(to_mean, m - 2 * mean, to_spread).mul_(m)
-            to_weights = torch.zeros_like(weights).index_add_(0, user, grad)
+            grad = (m - 2 * mean).mul_(to_spread).add_(to_mean).mul_(m)
+            to_weights = _added(user, grad, len(weights))
         return to_margins, to_weights, None, None
 
 
@@ -203,13 +211,9 @@ class FixedPrototypes(Prototypes):
         """Differences of prototype rewards, or of latent vectors where margins are not linear in w."""
         latent = self._map(questions.items())
         if self.linear:
-            rho = self._rewards(latent)
-            return Terms(margins=rho[questions.left] - rho[questions.right])
-        square = latent.square().sum(1)
-        return Terms(
-            difference=latent[questions.left] - latent[questions.right],
-            offset=square[questions.left] - square[questions.right],
-        )
+            return Terms(margins=_differences(self._rewards(latent), questions))
+        square = latent.square().sum(1, keepdim=True)
+        return Terms(difference=_differences(latent, questions), offset=_differences(square, questions).squeeze(1))
 
     def margin(self, terms: Terms, weights: Tensor, question: Tensor, user: Tensor) -> Tensor:
         """Margins (B,); see `Prototypes.margin`."""
@@ -220,8 +224,7 @@ class FixedPrototypes(Prototypes):
 
     def features(self, questions: Questions) -> Tensor:
         """f(left) - f(right), (Q, d): ideal points act on nothing else."""
-        latent = self._map(questions.items())
-        return latent[questions.left] - latent[questions.right]
+        return _differences(self._map(questions.items()), questions)
 
     def grow(self, n_prototypes: int, noise: float, generator: torch.Generator) -> None:
         """Makes of one prototype K near copies (in place)."""
@@ -278,9 +281,8 @@ class PromptPrototypes(Prototypes):
         """Differences of prototype rewards, or what z_i is made of where it is normalised."""
         if questions.prompts is None or questions.prompt is None:
             raise TypeError("model B needs prompts")
-        unit = self._unit(questions.items())
-        difference = self.log_scale.exp() * (unit[questions.left] - unit[questions.right])
-        directions = F.normalize(self.g(questions.prompts), dim=2)[questions.prompt]
+        difference = self.log_scale.exp() * _differences(self._unit(questions.items()), questions)
+        directions = F.normalize(self.g(questions.prompts), dim=2).index_select(0, questions.prompt)
         if self.linear:
             return Terms(margins=torch.einsum("qd,qkd->qk", difference, directions))
         return Terms(difference=difference, directions=directions)
@@ -297,7 +299,7 @@ class PromptPrototypes(Prototypes):
         if questions.prompts is None or questions.prompt is None:
             raise TypeError("model B needs prompts")
         unit = self._unit(questions.items())
-        difference = _leading(unit[questions.left] - unit[questions.right], 4)
+        difference = _leading(_differences(unit, questions), 4)
         centred = questions.prompts - questions.prompts.mean(0)
         constant = centred.norm(dim=1).mean().expand(len(centred), 1)
         prompts = torch.cat([_leading(centred, 64), constant], dim=1)
@@ -338,17 +340,20 @@ class LinearPrototypes(Prototypes):
 
     def terms(self, questions: Questions) -> Terms:
         """Differences of prototype rewards."""
-        rho = questions.items() @ self.theta.T
-        return Terms(margins=rho[questions.left] - rho[questions.right])
+        return Terms(margins=_differences(questions.items() @ self.theta.T, questions))
 
     def features(self, questions: Questions) -> Tensor:
         """Embedding differences cut to their leading directions, (Q, m)."""
-        x = questions.items()
-        return _leading(x[questions.left] - x[questions.right], 64)
+        return _leading(_differences(questions.items(), questions), 64)
 
     def grow(self, n_prototypes: int, noise: float, generator: torch.Generator) -> None:
         """Makes of one prototype K near copies (in place)."""
         self.theta = _near_copies(self.theta, n_prototypes, noise, generator)
+
+
+def _differences(of_items: Tensor, questions: Questions) -> Tensor:
+    """Rows (Q, m) of left items less those of right ones; twice as fast as an index, and more so backwards."""
+    return of_items.index_select(0, questions.left) - of_items.index_select(0, questions.right)
 
 
 def _leading(x: Tensor, rank: int) -> Tensor:

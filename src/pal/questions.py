@@ -25,10 +25,8 @@ def compact(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
         rows: (B,) values in [0, size).
         size: length of the table they point into.
     """
-    if size <= 8 * len(rows):  # marks are cheaper than a sort until the table outgrows the batch
-        mark = torch.zeros(size, dtype=torch.bool, device=rows.device)
-        mark[rows] = True
-        distinct = mark.nonzero().squeeze(1)
+    if size <= 8 * len(rows):  # counts are cheaper than a sort until the table outgrows the batch
+        distinct = torch.bincount(rows, minlength=size).nonzero().squeeze(1)
         if len(distinct) == size:
             return distinct, rows
         place = torch.empty(size, dtype=torch.long, device=rows.device)

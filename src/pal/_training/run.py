@@ -288,7 +288,7 @@ class Run:
         self, questions: Questions, answers: Answers, params: Tensor, concentration: Tensor, size: int
     ) -> Tensor:
         """Adds the gradient of the loss of answers to questions, by users with parameters (U, K + 1)."""
-        config, user = self.config, answers.user
+        config, user, label = self.config, answers.user, answers.label
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             terms = self.prototypes.terms(questions)
         if terms.margins is not None:
@@ -304,9 +304,8 @@ class Run:
             margin, variance = margin * reliability, None if variance is None else variance * reliability.square()
         if config.side_bias and self.every.sided:
             margin = margin + self.bias
-        each = self.loss(margin, answers.label)
-        if variance is not None:  # the mean loss over uncertain weights, to second order
-            each = each + 0.5 * self.loss.derivatives(margin, answers.label)[1] * variance
+        # the mean loss over what the weights may be
+        each = self.loss(margin, label) if variance is None else self.loss.uncertain(margin, label, variance)
         loss = (each if answers.weight is None else each * answers.weight).sum() / size
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
