@@ -111,3 +111,17 @@ def test_the_slope_is_positive_and_finite_for_margins_of_any_size(scale, start):
         slope = sigmoid_slope(m, torch.tensor(label), start)
         assert math.isfinite(slope)
         assert slope > 0
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_the_loss_of_an_uncertain_margin_is_its_mean_to_second_order(name):
+    loss, g = LOSSES[name], torch.Generator().manual_seed(0)
+    margin = torch.tensor([-1.5, -0.3, 0.4, 2.5], dtype=torch.float64)
+    label = torch.tensor([1.0, 0.0, 0.5, 0.8], dtype=torch.float64)
+    variance = torch.full_like(margin, 0.01)
+    drawn = margin + variance.sqrt() * torch.randn(200_000, 4, generator=g, dtype=torch.float64)
+    mean = loss(drawn, label.expand_as(drawn)).mean(0)
+    torch.testing.assert_close(loss.uncertain(margin, label, variance), mean, atol=2e-3, rtol=0)
+    torch.testing.assert_close(loss.uncertain(margin, label, 0 * variance), loss(margin, label))
+    inputs = (margin.requires_grad_(True), variance.requires_grad_(True))
+    assert torch.autograd.gradcheck(lambda m, v: loss.uncertain(m, label, v), inputs)
