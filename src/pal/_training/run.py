@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -202,8 +203,8 @@ class Run:
         with self._threads():
             for factor in LAST:
                 self.optimiser.factor, self.users.lr = factor, factor * self.config.user_lr
-                batches = [part for _ in range(passes) for part in self._mixed(sides, batch)]
-                for side, numbers in batches[:most]:
+                batches = (part for _ in range(passes) for part in self._mixed(sides, batch))
+                for side, numbers in islice(batches, most):
                     self._step(side, numbers)
                 self.prior = self.mean_weights()
 
@@ -218,10 +219,11 @@ class Run:
         tables = replace(tables, questions=tables.val_questions, answers=answers.take(known))
         return self._drawn(tables, n, here)
 
-    def _mixed(self, sides: list[Drawn], batch: int) -> list[tuple[Drawn, Tensor]]:
+    def _mixed(self, sides: list[Drawn], batch: int) -> Iterator[tuple[Drawn, Tensor]]:
         """One pass over all sides in batches, in random order: a batch is of one side."""
         parts = [(side, part) for side in sides if side.n for part in torch.split(self._order(side.n), batch)]
-        return [parts[i] for i in torch.randperm(len(parts), generator=self.generator).tolist()]
+        for i in torch.randperm(len(parts), generator=self.generator).tolist():
+            yield parts[i]
 
     @contextmanager
     def _threads(self) -> Iterator[None]:
