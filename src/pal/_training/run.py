@@ -188,11 +188,14 @@ class Run:
     def go_over(self, passes: int) -> None:
         """Some last passes over training and validation answers together, at low learning rates.
 
-        What validation has to say has been said by then, and its answers teach as much as any others.
+        What validation has to say has been said by then, and its answers teach as much as any others. A run that ended
+        because nothing was left to learn stays as it is.
 
         Args:
             passes: at each rate; together no more steps than half of those that the run took.
         """
+        if self.state.best_loss < SOLVED:
+            return
         train = self._drawn(self.every, *self.shards.rows(len(self.every.answers), pooled=False))
         held_out = self._validation_side()
         sides = [train, held_out]
