@@ -39,6 +39,8 @@ class Terms:
 
 def _columns(table: Tensor, rows: Tensor) -> Tensor:
     """Rows of a table (N, K), as columns (K, B): sums over so few K, and scattering back, are several times as fast."""
+    if len(table) > len(rows):  # a few rows of many users: the table is not copied for them
+        return table.index_select(0, rows).T.contiguous()
     return table.T.contiguous().index_select(1, rows)
 
 
