@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pal
+from pal._adaptation.solver import variances
 from pal.adaptation import TOLERANCE, solve_weights
 from pal.losses import LOSSES, get_loss
 
@@ -20,14 +21,15 @@ def problem(seed, n=20, K=4, scale=1.0, users=1):
     return m, y, u
 
 
-def objective(w, m, y, loss, prior, strength, weight=None):
+def objective(w, m, y, loss, prior, strength, weight=None, precision=None):
     w = torch.as_tensor(w, dtype=torch.float64)
     c = torch.ones_like(y) if weight is None else weight
     cost = (c * get_loss(loss)(m.double() @ w, y.double())).sum()
-    return float(cost + strength * (prior * (prior.log() - w.log())).sum())
+    normal = 0.0 if precision is None else 0.5 * (w - prior) @ precision @ (w - prior)
+    return float(cost + strength * (prior * (prior.log() - w.log())).sum() + normal)
 
 
-def least(m, y, loss, prior, strength, weight):
+def least(m, y, loss, prior, strength, weight, precision=None):
     """The optimal value, by cvxpy."""
     w = cp.Variable(m.shape[1])
     z, y, c = m.numpy() @ w, y.numpy(), weight.numpy()
@@ -40,13 +42,15 @@ def least(m, y, loss, prior, strength, weight):
     cost = cp.sum(cp.multiply(c * y, one(z)) + cp.multiply(c * (1 - y), one(-z)))
     p = prior.numpy()
     divergence = strength * (np.sum(p * np.log(p)) - cp.sum(cp.multiply(p, cp.log(w))))
-    return cp.Problem(cp.Minimize(cost + divergence), [cp.sum(w) == 1]).solve(solver=cp.CLARABEL)
+    normal = 0.0 if precision is None else 0.5 * cp.quad_form(w - p, cp.psd_wrap(precision.numpy()))
+    return cp.Problem(cp.Minimize(cost + divergence + normal), [cp.sum(w) == 1]).solve(solver=cp.CLARABEL)
 
 
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")  # cvxpy of its own answer
+@pytest.mark.parametrize("normal", [False, True])
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 @pytest.mark.parametrize("seed", range(12))
-def test_the_solver_agrees_with_cvxpy(loss, seed):
+def test_the_solver_agrees_with_cvxpy(loss, seed, normal):
     rng = np.random.default_rng(seed)
     K = int(rng.integers(2, 9))
     m, y, u = problem(seed, n=int(rng.integers(1, 40)), K=K, scale=float(rng.choice([0.3, 1.0, 4.0])))
@@ -54,13 +58,34 @@ def test_the_solver_agrees_with_cvxpy(loss, seed):
     prior = (prior + 0.01) / (prior + 0.01).sum()
     weight = torch.tensor(rng.uniform(0.2, 3.0, size=len(y)))
     strength = float(rng.choice([0.1, 1.0, 10.0]))
-    found = solve_weights(m, y, u, 1, prior, strength, loss, weight)
-    best = least(m, y, loss, prior, strength, weight)
-    value = objective(found.weights[0].double().clamp(min=1e-30), m, y, loss, prior, strength, weight)
+    precision = None
+    if normal:
+        root = torch.tensor(rng.normal(size=(int(rng.integers(1, K + 1)), K)) * rng.choice([0.5, 5.0]))
+        precision = root.T @ root  # of any rank
+    found = solve_weights(m, y, u, 1, prior, strength, loss, weight, precision=precision)
+    best = least(m, y, loss, prior, strength, weight, precision)
+    value = objective(found.weights[0].double().clamp(min=1e-30), m, y, loss, prior, strength, weight, precision)
     bound = TOLERANCE * max(1.0, abs(value))
     assert value <= best + 2 * bound
     assert float(found.gap[0]) <= bound
     assert value - best <= float(found.gap[0]) + 0.1 * bound  # the certificate holds (to cvxpy's own precision)
+
+
+def test_people_who_differ_in_one_direction_are_told_from_few_answers_by_a_normal_prior():
+    rng = np.random.default_rng(0)
+    users, n, K = 300, 12, 5
+    way = torch.tensor([0.4, 0.4, -0.4, -0.4, 0.0], dtype=torch.float64)
+    true = 0.2 + way * torch.tensor(rng.uniform(-0.5, 0.5, size=(users, 1)))
+    m, u = torch.tensor(rng.normal(size=(users * n, K)) * 3), torch.arange(users).repeat_interleave(n)
+    y = (torch.rand(len(m), generator=torch.Generator().manual_seed(0)) < torch.sigmoid((m * true[u]).sum(1))).double()
+    precision = torch.inverse(torch.cov(true.T) + 1e-4 * torch.eye(K))
+    normal = solve_weights(m, y, u, users, strength=0.1, precision=precision)
+    others = [solve_weights(m, y, u, users, strength=strength) for strength in (1.0, 3.0, 10.0, 30.0)]
+    error, *errors = (float((found.weights - true).square().sum(1).mean()) for found in (normal, *others))
+    assert error < 0.7 * min(errors)
+    spread = variances(normal.weights, m, y, u, torch.full((K,), 1 / K), 0.1, precision=precision)
+    z = (normal.weights - true) / spread.sqrt()
+    assert 0.7 < float(z[:, :4].square().mean()) < 1.4  # as sure as it is right
 
 
 @settings(deadline=None, max_examples=30)
@@ -132,6 +157,7 @@ def test_users_do_not_touch_one_another():
         ({"margins": torch.tensor([[torch.nan, 0.0]])}, "margins must be finite"),
         ({"prior": torch.tensor([0.5, 0.6])}, "sum to 1"),
         ({"weight": torch.tensor([-1.0])}, "weight must be at least 0"),
+        ({"precision": torch.eye(3)}, r"precision must be \(2, 2\), found \(3, 3\)"),
     ],
 )
 def test_bad_arguments_are_refused(change, says):

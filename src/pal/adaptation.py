@@ -5,6 +5,7 @@ posterior mean under it is their prior; around it their weights minimise, over t
 
     J(w) = sum_j weight_j loss(label_j, w . m_j) + strength KL(prior || w),
 
+
 which in the linear variants is convex and solved to a certificate, for all users at once (`pal._adaptation.solver`).
 """
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from pal._adaptation.asking import Person, next_comparison
 from pal._adaptation.fitting import fit_weights, uncertainty
-from pal._adaptation.prior import posterior
+from pal._adaptation.prior import Prior, posterior
 from pal._adaptation.solver import TOLERANCE, Solution, solve_weights
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
@@ -75,12 +76,12 @@ def adapt(
     weight = None if table.weight is None else torch.from_numpy(table.weight.copy())
     answers = Answers(torch.from_numpy(user.astype(np.int64)), question, torch.from_numpy(table.label.copy()), weight)
     if prior is None:
-        centre, variance = posterior(model, model.prior, terms, answers, n)
+        held = Prior(*posterior(model, model.prior, terms, answers, n), strength)
     else:
-        centre, variance = prior.expand(n, -1), torch.zeros(n, model.n_prototypes)
-    solution = fit_weights(model, terms, answers, n, strength, centre)
-    # the law of total variance: between the atoms, and around the weights
-    variance = variance + uncertainty(model, terms, answers, solution.weights, strength, centre)
+        centre = prior.expand(n, -1)
+        held = Prior(centre, torch.zeros_like(centre), strength)
+    solution = fit_weights(model, terms, answers, n, held)
+    variance = uncertainty(model, terms, answers, solution.weights, held)
     return AdaptedUsers(
         ids,
         solution.weights,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pal._adaptation.nonlinear import descend
+from pal._adaptation.prior import Prior
 from pal._adaptation.solver import Solution, solve_weights, variances
 from pal.model import RewardModel
 from pal.prototypes import Terms
@@ -17,8 +18,7 @@ def fit_weights(
     terms: Terms,
     answers: Answers,
     n_users: int,
-    strength: float,
-    prior: Tensor,
+    prior: Prior,
     reliability: Tensor | None = None,
 ) -> Solution:
     """Weights of users.
@@ -28,22 +28,29 @@ def fit_weights(
         terms: of the questions.
         answers: of users in [0, n_users) to questions that are rows of the terms.
         n_users: U.
-        strength: of the prior.
-        prior: (K,), or (U, K) a row a user. Where each person is one prototype it is how probable each is, given the
-            answers, and already the solution.
+        prior: what their weights are held to. Where each person is one prototype its centre is how probable each is,
+            given the answers, and already the solution.
         reliability: (U,) by which a person's margins are multiplied.
     """
     exact = torch.zeros(n_users, dtype=torch.float64)
     if model.n_prototypes == 1:
         return Solution(torch.ones(n_users, 1), exact)
-    prior = prior if prior.ndim == 2 else prior[None]
     if model.config.partition:
-        return Solution(prior.float().expand(n_users, -1).clone(), exact)
+        return Solution(prior.centre.float().expand(n_users, -1).clone(), exact)
     if terms.margins is None:
-        return descend(model, terms, answers, n_users, strength, prior)
+        return descend(model, terms, answers, n_users, prior.strength, prior.centre)
     margins = _margins(model, terms, answers, reliability)
-    loss = model.config.loss
-    return solve_weights(margins, answers.label, answers.user, n_users, prior, strength, loss, answers.weight)
+    return solve_weights(
+        margins,
+        answers.label,
+        answers.user,
+        n_users,
+        prior.centre,
+        prior.strength,
+        model.config.loss,
+        answers.weight,
+        precision=prior.precision,
+    )
 
 
 def uncertainty(
@@ -51,16 +58,25 @@ def uncertainty(
     terms: Terms,
     answers: Answers,
     weights: Tensor,
-    strength: float,
-    prior: Tensor,
+    prior: Prior,
     reliability: Tensor | None = None,
 ) -> Tensor:
-    """Variance (U, K) of solved weights (U, K), where it is known how to find it; else zeros."""
+    """Variance (U, K) of solved weights (U, K): around them, where it is known how to find it, and of the centre."""
     if model.n_prototypes == 1 or model.config.partition or terms.margins is None:
-        return torch.zeros_like(weights)
+        return prior.variance
     margins = _margins(model, terms, answers, reliability)
-    loss = model.config.loss
-    return variances(weights, margins, answers.label, answers.user, prior, strength, loss, answers.weight)
+    # the law of total variance: of the centre, and around the weights
+    return prior.variance + variances(
+        weights,
+        margins,
+        answers.label,
+        answers.user,
+        prior.centre,
+        prior.strength,
+        model.config.loss,
+        answers.weight,
+        prior.precision,
+    )
 
 
 def _margins(model: RewardModel, terms: Terms, answers: Answers, reliability: Tensor | None) -> Tensor:

@@ -5,7 +5,7 @@ person's posterior over the atoms is exact; its mean is where their own weights 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,12 +17,29 @@ from pal.prototypes import Terms
 from pal.questions import Answers, compact
 from pal.users import Population
 
-__all__ = ["learn_population", "posterior"]
+__all__ = ["Prior", "learn_population", "posterior"]
 
 ATOMS = 256
 _CELLS = 16_000_000  # users or questions x atoms at a time
 _SHRINKAGE = 20.0  # people
 _STEPS = 30  # of EM: the likelihood has settled
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What the weights of U users are held to.
+
+    Attributes:
+        centre: (U, K), each on the simplex.
+        variance: (U, K), how far the centre is itself uncertain.
+        strength: of KL(centre || w).
+        precision: (K, K), of a normal prior around the centre; None for none.
+    """
+
+    centre: Tensor
+    variance: Tensor
+    strength: float
+    precision: Tensor | None = None
 
 
 def learn_population(

@@ -1,7 +1,8 @@
 """Weights of many users at once: a convex problem a user, solved to a certificate.
 
-Each user's weights minimise J(w) = sum_j weight_j loss(label_j, w . m_j) + strength KL(prior || w) over the simplex.
-The prior is its own barrier: primal-dual Newton steps under the constraint sum w = 1 stay inside. The Frank-Wolfe gap
+Each user's weights minimise J(w) = sum_j weight_j loss(label_j, w . m_j) + strength KL(prior || w) over the simplex,
+and 1/2 (w - prior)' precision (w - prior) where a normal prior is wanted, too. The first prior is its own barrier:
+primal-dual Newton steps under the constraint sum w = 1 stay inside. The Frank-Wolfe gap
 <grad J(w), w> - min_k grad_k J(w) >= J(w) - min J certifies each user (Jaggi, 2013); for the hinge, whose corner is
 rounded on the way, the Fenchel dual does.
 """
@@ -46,6 +47,7 @@ def solve_weights(
     loss: str = "logistic",
     weight: Tensor | None = None,
     start: Tensor | None = None,
+    precision: Tensor | None = None,
 ) -> Solution:
     """Weights of all users at once, each to a gap of at most 1e-4 max(1, J).
 
@@ -59,6 +61,7 @@ def solve_weights(
         loss: "logistic", "exponential", "hinge" or "smooth_hinge".
         weight: (B,) of each answer, at least 0; None: all 1.
         start: (U, K) inside the simplex, where the search begins, as after one more answer; None: the prior.
+        precision: (K, K) positive semi-definite: 1/2 (w - prior)' precision (w - prior) is added to J.
 
     Returns:
         Weights (U, K) and gaps (U,).
@@ -67,10 +70,13 @@ def solve_weights(
         InputError: shapes or values that do not fit.
     """
     prior = _checked(margins, label, user, n_users, prior, strength, weight)
-    weights, gap = torch.empty(n_users, prior.shape[1]), torch.zeros(n_users, dtype=torch.float64)
+    K = prior.shape[1]
+    if precision is not None and precision.shape != (K, K):
+        raise InputError(f"precision must be ({K}, {K}), found {tuple(precision.shape)}")
+    weights, gap = torch.empty(n_users, K), torch.zeros(n_users, dtype=torch.float64)
     inside = prior if start is None else start.double().clamp(min=1e-9)
     kind = get_loss(loss)
-    for users, problem in _blocks(margins, label, user, n_users, prior, strength, weight):
+    for users, problem in _blocks(margins, label, user, n_users, prior, strength, weight, precision):
         w = inside if len(inside) == 1 else inside[users]
         w = (w / w.sum(1, keepdim=True)).expand(len(users), -1)
         if problem.m.shape[1] == 0:
@@ -83,11 +89,18 @@ def solve_weights(
 
 
 def solve_one(
-    margins: Tensor, label: Tensor, weight: Tensor, prior: Tensor, strength: float, loss: Loss, start: Tensor
+    margins: Tensor,
+    label: Tensor,
+    weight: Tensor,
+    prior: Tensor,
+    strength: float,
+    loss: Loss,
+    start: Tensor,
+    precision: Tensor | None = None,
 ) -> Tensor:
     """Weights (K,) of one user with answers (n, K), (n,), (n,) and prior (K,), from a start (K,), without the books."""
     pi, w = (x.double().clamp(min=1e-9)[None] for x in (prior, start))
-    problem = _Problem(margins[None], label[None], weight[None], pi / pi.sum(), strength).to(torch.float64)
+    problem = _Problem(margins[None], label[None], weight[None], pi / pi.sum(), strength, precision).to(torch.float64)
     w = w / w.sum()
     if loss.name != "hinge":
         found, gap = _newton(problem, loss, w, 0.5 * TOLERANCE, 40)
@@ -105,6 +118,7 @@ def variances(
     strength: float,
     loss: str = "logistic",
     weight: Tensor | None = None,
+    precision: Tensor | None = None,
 ) -> Tensor:
     """Variance of each weight (U, K) around solved weights (U, K), by Laplace's approximation on the simplex.
 
@@ -112,7 +126,7 @@ def variances(
     """
     prior = _checked(margins, label, user, len(weights), prior, strength, weight)
     result = torch.empty(len(weights), prior.shape[1])
-    for users, problem in _blocks(margins, label, user, len(weights), prior, strength, weight):
+    for users, problem in _blocks(margins, label, user, len(weights), prior, strength, weight, precision):
         problem, w = problem.to(torch.float64), weights[users].double().clamp(min=1e-9)
         _, second = get_loss(loss).derivatives(_times(problem.m, w), problem.y)
         hessian = _scaled_hessian(problem, second * problem.c, w, strength * problem.prior)
@@ -167,7 +181,7 @@ def _checked(
 class _Problem:
     """Users with about as many answers each, padded to n: m (U, n, K), y (U, n), c (U, n) weights (0: padding).
 
-    prior is (U, K) or (1, K).
+    prior is (U, K) or (1, K); precision (K, K), of a normal prior around it, or None.
     """
 
     m: Tensor
@@ -175,6 +189,7 @@ class _Problem:
     c: Tensor
     prior: Tensor
     strength: float
+    precision: Tensor | None = None
 
     def take(self, rows: Tensor) -> "_Problem":
         """The users at these rows."""
@@ -183,12 +198,19 @@ class _Problem:
 
     def to(self, dtype: torch.dtype) -> "_Problem":
         """The same in another precision."""
-        return replace(self, m=self.m.to(dtype), y=self.y.to(dtype), c=self.c.to(dtype), prior=self.prior.to(dtype))
+        precision = None if self.precision is None else self.precision.to(dtype)
+        m, y, c, prior = (x.to(dtype) for x in (self.m, self.y, self.c, self.prior))
+        return replace(self, m=m, y=y, c=c, prior=prior, precision=precision)
 
     def objective(self, z: Tensor, w: Tensor, loss: Loss) -> Tensor:
         """J (U,) at weights w (U, K) whose margins are z (U, n)."""
         divergence = (self.prior * (self.prior.log() - w.log())).sum(1)
-        return (self.c * loss(z, self.y)).sum(1) + self.strength * divergence
+        value = (self.c * loss(z, self.y)).sum(1) + self.strength * divergence
+        return value if self.precision is None else value + 0.5 * ((w - self.prior) * self.pull(w)).sum(1)
+
+    def pull(self, w: Tensor) -> Tensor:
+        """Gradient (U, K) of the normal prior's term."""
+        return torch.zeros_like(w) if self.precision is None else (w - self.prior) @ self.precision
 
 
 def _blocks(
@@ -199,6 +221,7 @@ def _blocks(
     prior: Tensor,
     strength: float,
     weight: Tensor | None,
+    precision: Tensor | None,
 ) -> Iterator[tuple[Tensor, _Problem]]:
     """Users (U,) with about as many answers each, in blocks of bounded size, and their answers."""
     ascending = len(user) < 2 or bool((user[1:] >= user[:-1]).all())
@@ -232,6 +255,7 @@ def _blocks(
                 c,
                 prior if len(prior) == 1 else prior[users],
                 strength,
+                precision,
             ),
         )
         low = high
@@ -245,6 +269,8 @@ def _times(m: Tensor, w: Tensor) -> Tensor:
 def _scaled_hessian(p: _Problem, second: Tensor, w: Tensor, barrier: Tensor) -> Tensor:
     """The Hessian (U, K, K) in the scaled variable v = d / w; the barrier's part is diagonal, (U, K)."""
     hessian = torch.bmm((p.m * second[:, :, None]).transpose(1, 2), p.m)
+    if p.precision is not None:
+        hessian += p.precision
     hessian.mul_(w[:, :, None]).mul_(w[:, None, :]).diagonal(dim1=1, dim2=2).add_(barrier)
     return hessian
 
@@ -313,6 +339,8 @@ def _newton(problem: _Problem, loss: Loss, start: Tensor, tolerance: float, step
     for _ in range(steps):
         first, second = loss.derivatives(z, p.y)
         grad = torch.bmm((p.c * first)[:, None, :], p.m).squeeze(1) - p.strength * p.prior / w
+        if p.precision is not None:
+            grad += p.pull(w)
         gap = (grad * w).sum(1) - grad.min(1).values
         better = gap < result_gap[active]
         result[active[better]], result_gap[active[better]] = w[better], gap[better]
@@ -370,7 +398,7 @@ def _hinge(problem: _Problem, loss: Loss, start: Tensor) -> tuple[Tensor, Tensor
         current, _ = _newton(p, smooth, current, 0.1 * TOLERANCE, 200)
         z = _times(p.m, current)
         value = p.objective(z, current, loss)
-        g = value - _dual(p, smooth, z)
+        g = value - _dual(p, smooth, z, current)
         better = g < gap[active]
         w[active[better]], gap[active[better]] = current[better], g[better]
         left = (gap[active] > TOLERANCE * value.clamp(min=1.0)).nonzero().squeeze(1)
@@ -381,14 +409,16 @@ def _hinge(problem: _Problem, loss: Loss, start: Tensor) -> tuple[Tensor, Tensor
     return w, gap
 
 
-def _dual(p: _Problem, smooth: Loss, z: Tensor) -> Tensor:
+def _dual(p: _Problem, smooth: Loss, z: Tensor, w: Tensor) -> Tensor:
     """Fenchel dual value (U,) of the hinge problem at the multipliers that the rounded corner gives.
 
     With alpha in [0, 1] per side, hinge(m) >= alpha (1 - m); what remains, min over the simplex of
-    -<v, w> + strength KL(prior || w), has w_k = strength prior_k / (lambda - v_k) with sum 1.
+    -<v, w> + strength KL(prior || w), has w_k = strength prior_k / (lambda - v_k) with sum 1. A normal prior's term
+    lies above its tangent at w, which is linear and goes into v.
     """
     right, left = -smooth.slope(z) * p.y * p.c, -smooth.slope(-z) * (1 - p.y) * p.c
-    v = torch.bmm((right - left)[:, None, :], p.m).squeeze(1)
+    pull = p.pull(w)
+    v = torch.bmm((right - left)[:, None, :], p.m).squeeze(1) - pull
     t = p.strength * p.prior
     low, high = (v + t).max(1).values, v.max(1).values + p.strength
     for _ in range(200):  # bisection on lambda: the sum falls with it
@@ -397,4 +427,4 @@ def _dual(p: _Problem, smooth: Loss, z: Tensor) -> Tensor:
         low, high = torch.where(over, mid, low), torch.where(over, high, mid)
     # any lambda gives a lower bound: min over w > 0 of the Lagrangian
     bound = (t * ((high[:, None] - v) / p.strength).log()).sum(1) + p.strength - high
-    return (right + left).sum(1) + bound
+    return (right + left).sum(1) + bound - 0.5 * (pull * (w + p.prior)).sum(1)

@@ -68,7 +68,7 @@ class TrainConfig:
     side_bias: bool = False
     reliability: bool = False
     balance_users: bool = False
-    strength: float = 5.0
+    strength: float = 7.0
     uncertainty: bool = True
     init: str = "grow"
     lr: float = 6e-3

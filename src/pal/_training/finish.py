@@ -1,6 +1,7 @@
 """After the loop: the shared part is frozen, weights solved, probabilities calibrated, the population learned."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pal._adaptation.fitting import fit_weights, uncertainty
-from pal._adaptation.prior import learn_population, posterior
+from pal._adaptation.prior import Prior, learn_population, posterior
 from pal._training.alone import Alone
 from pal._training.tables import Tables
 from pal.losses import get_loss, moderated
@@ -22,10 +23,11 @@ __all__ = ["Finished", "finish", "refitted"]
 
 FEW_STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0)  # around a new person's posterior mean
 # What a seen person's weights are held to, and how strongly: validation chooses. Everybody's mean is best where answers
-# are many and people a continuum; the posterior under the population where people are of a few kinds or say little;
-# where the loop left them, where maps and weights have grown together.
-STRENGTHS = {"mean": (1.0, 3.0, 10.0, 30.0, 100.0), "posterior": FEW_STRENGTHS, "training": FEW_STRENGTHS}
+# are many and people a continuum, mostly as the centre of a normal prior with the covariance of people's weights; the
+# posterior under the population where people are of a few kinds or say little.
+STRENGTHS = {"mean": (1.0, 3.0, 10.0, 30.0, 100.0), "posterior": FEW_STRENGTHS, "normal": (0.5, 1.0, 2.0, 4.0)}
 SHOTS = (2, 8, 32)  # at which seen people play new ones
+_BARRIER = 0.1  # strength of the prior beside a normal one: keeps weights off the edges
 _SOME = 100_000  # answers from which strengths and the population are learned
 
 
@@ -95,6 +97,7 @@ class _Finish:
     ) -> None:
         self.tables, self.prototypes, self.trained, self.bias = tables, prototypes, trained, bias
         self.shards, self.mean = shards, shards.mean(trained.weights)
+        self.precision = _precision(trained.weights, self.mean, shards)
         none = UserWeights.none(shape.n_prototypes, tables.user_ids)
         self.model = RewardModel(replace(shape, side_bias=shape.slope * bias), prototypes, none, self.mean)
         self.terms, self.val_terms = self.model.terms(tables.questions), self.model.terms(tables.val_questions)
@@ -180,25 +183,30 @@ class _Finish:
         users = self.trained
         if not self.solves:
             return replace(users, n_comparisons=torch.bincount(answers.user, minlength=len(users)))
-        return self._solved(terms, answers, users, self._prior(terms, answers, users, held), strength)
+        (prior,) = self._priors(terms, answers, users, held, [strength])
+        return self._solved(terms, answers, users, prior)
 
-    def _prior(self, terms: Terms, answers: Answers, users: UserWeights, held: str) -> tuple[Tensor, Tensor]:
-        """What each user's weights are held to (U, K), and how far it is itself uncertain: a variance (U, K)."""
-        if self.model.config.partition:
-            likely, _ = posterior(self.model, self.model.prior, terms, answers, len(users))
-            weights = F.one_hot(likely.argmax(1), self.model.n_prototypes).float()
+    def _priors(
+        self, terms: Terms, answers: Answers, users: UserWeights, held: str, strengths: Sequence[float]
+    ) -> list[Prior]:
+        """What users' weights are held to, with each strength (of a normal prior: a factor on its covariance)."""
+        model, n = self.model, len(users)
+        variance = torch.zeros_like(users.weights)
+        if model.config.partition:
+            likely, _ = posterior(model, model.prior, terms, answers, n)
+            centre = F.one_hot(likely.argmax(1), model.n_prototypes).float()
         elif held == "posterior":
-            return posterior(self.model, self.model.prior, terms, answers, len(users))
+            centre, variance = posterior(model, model.prior, terms, answers, n)
         else:
-            weights = users.weights if held == "training" else self.mean.expand(len(users), -1)
-        return weights, torch.zeros_like(weights)
+            centre = self.mean.expand(n, -1)
+        if held == "normal":
+            return [Prior(centre, variance, _BARRIER, self.precision / spread) for spread in strengths]
+        return [Prior(centre, variance, strength) for strength in strengths]
 
-    def _solved(
-        self, terms: Terms, answers: Answers, users: UserWeights, prior: tuple[Tensor, Tensor], strength: float
-    ) -> UserWeights:
+    def _solved(self, terms: Terms, answers: Answers, users: UserWeights, prior: Prior) -> UserWeights:
         model, n, reliability = self.model, len(users), users.reliability
-        weights = fit_weights(model, terms, answers, n, strength, prior[0], reliability).weights
-        variance = prior[1] + uncertainty(model, terms, answers, weights, strength, prior[0], reliability)
+        weights = fit_weights(model, terms, answers, n, prior, reliability).weights
+        variance = uncertainty(model, terms, answers, weights, prior, reliability)
         sure = concentration_of(weights, variance) if bool((variance > 0).any()) else torch.full((n,), torch.inf)
         return UserWeights(users.ids, weights, torch.bincount(answers.user, minlength=n), reliability, sure)
 
@@ -206,9 +214,9 @@ class _Finish:
         """To what seen people's weights are held and how strongly, so that they predict the validation answers best."""
         losses: dict[tuple[str, float], float] = {}
         for held, strengths in STRENGTHS.items():
-            prior = self._prior(self.terms, some, users, held)
-            for strength in strengths:
-                judged = self._judge(self._solved(self.terms, some, users, prior, strength), val)
+            priors = self._priors(self.terms, some, users, held, strengths)
+            for strength, prior in zip(strengths, priors, strict=True):
+                judged = self._judge(self._solved(self.terms, some, users, prior), val)
                 losses[held, strength] = self._log_loss(judged, val, self._slope(judged, val))
         return min(losses, key=lambda chosen: losses[chosen])
 
@@ -224,9 +232,9 @@ class _Finish:
         total = dict.fromkeys(FEW_STRENGTHS, 0.0)
         for shots in SHOTS:
             few = some.take(order[rank < shots])
-            prior = posterior(self.model, self.model.prior, self.terms, few, n)
-            for strength in FEW_STRENGTHS:
-                judged = self._judge(self._solved(self.terms, few, users, prior, strength), val)
+            priors = self._priors(self.terms, few, users, "posterior", FEW_STRENGTHS)
+            for strength, prior in zip(FEW_STRENGTHS, priors, strict=True):
+                judged = self._judge(self._solved(self.terms, few, users, prior), val)
                 total[strength] += self._log_loss(judged, val, self.model.config.slope)
         return min(total, key=lambda strength: total[strength])
 
@@ -278,6 +286,18 @@ class _Sample:
         """Their answers; users are counted in `rows`."""
         part = answers.take(self.taken(answers))
         return replace(part, user=self._place(part))
+
+
+def _precision(weights: Tensor, mean: Tensor, shards: Alone) -> Tensor:
+    """(K, K) inverse covariance of users' weights (n, K) around their mean; the least variances are lifted a little."""
+    n, K = weights.shape
+    total = torch.zeros(K, K, dtype=torch.float64)
+    for piece in torch.split(weights, 1 << 17):
+        deviation = (piece - mean).double()
+        total += deviation.T @ deviation
+    covariance = shards.total(total) / shards.count(n)
+    floor = 1e-3 * covariance.trace() / K + 1e-6
+    return torch.inverse(covariance + floor * torch.eye(K, dtype=torch.float64))
 
 
 def _joined(terms: Terms, answers: Answers, more_terms: Terms, more: Answers) -> tuple[Terms, Answers]:
