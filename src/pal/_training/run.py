@@ -196,17 +196,17 @@ class Run:
         """
         if self.state.best_loss < SOLVED:
             return
-        train = self._drawn(self.every, *self.shards.rows(len(self.every.answers), pooled=False))
-        held_out = self._validation_side()
-        sides = [train, held_out]
+        train, held_out = self.drawn, self._validation_side()
         self.counts = self.counts + torch.bincount(held_out.tables.answers.user, minlength=len(self.table))
-        batch = self._batch_size(sum(side.n for side in sides))
+        told = self.shards.count(len(self.every.answers)) / train.n  # answers a row stands for: more than 1 if pooled
+        batch = self._batch_size(math.ceil(train.n + held_out.n / told))
+        sides = [(train, batch), (held_out, math.ceil(batch * told))]
         most = max(1, self.state.step // (2 * len(LAST)))
         self._new_optimisers()
         with self._threads():
             for factor in LAST:
                 self.optimiser.factor, self.users.lr = factor, factor * self.config.user_lr
-                batches = (part for _ in range(passes) for part in self._mixed(sides, batch))
+                batches = (part for _ in range(passes) for part in self._mixed(sides))
                 for side, numbers in islice(batches, most):
                     self._step(side, numbers)
                 self.prior = self.mean_weights()
@@ -222,9 +222,9 @@ class Run:
         tables = replace(tables, questions=tables.val_questions, answers=answers.take(known))
         return self._drawn(tables, n, here)
 
-    def _mixed(self, sides: list[Drawn], batch: int) -> Iterator[tuple[Drawn, Tensor]]:
-        """One pass over all sides in batches, in random order: a batch is of one side."""
-        parts = [(side, part) for side in sides if side.n for part in torch.split(self._order(side.n), batch)]
+    def _mixed(self, sides: list[tuple[Drawn, int]]) -> Iterator[tuple[Drawn, Tensor]]:
+        """One pass over all sides in batches of their sizes, in random order: a batch is of one side."""
+        parts = [(side, part) for side, size in sides if side.n for part in torch.split(self._order(side.n), size)]
         for i in torch.randperm(len(parts), generator=self.generator).tolist():
             yield parts[i]
 
