@@ -117,6 +117,22 @@ def test_pieces_are_one_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         Comparisons.from_columns(**columns)
 
 
+def test_values_that_share_a_hash_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {
+        "user_id": ["a", "b"] * 150,
+        "left": [f"l{i}" for i in range(300)],
+        "right": ["r"] * 300,
+        "label": [1.0] * 300,
+    }
+    whole, plain = Comparisons.from_columns(**columns), pl.Series.hash
+    monkeypatch.setattr(frames, "_PIECE_ROWS", 140)
+    monkeypatch.setattr(frames, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(pl.Series, "hash", lambda values, seed: plain(values, seed) % (16 if seed < 2 else 1 << 63))
+    cut = Comparisons.from_columns(**columns)
+    assert cut.to_frame().equals(whole.to_frame())
+    assert cut.responses.ids.equals(whole.responses.ids)
+
+
 def test_shared_tables() -> None:
     folder = SHARED / "ukpconvarg"
     if not folder.exists():

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Adam", "RowAdam"]
+__all__ = ["Adam", "RowAdam", "rows_at"]
+
+
+def rows_at(table: Tensor, rows: Tensor) -> Tensor:
+    """The rows (U,) of a table (N, W) without gradients: numpy takes short ones in half of torch's time."""
+    if table.device.type == "cpu":
+        return torch.from_numpy(table.numpy().take(rows.numpy(), axis=0))
+    return table.index_select(0, rows)
 
 
 class RowAdam:
@@ -24,7 +31,7 @@ class RowAdam:
     def step(self, table: Tensor, rows: Tensor, grad: Tensor) -> None:
         """Moves the rows (U,) of the table (N, W) by their gradient (U, W), in place."""
         every = len(rows) == len(table)
-        state = self.state if every else self.state.index_select(0, rows)
+        state = self.state if every else rows_at(self.state, rows)
         m, v, t = state[:, : self.width], state[:, self.width : -1], state[:, -1:]
         m.lerp_(grad, 0.1)
         v.lerp_(grad.square(), 0.01)
@@ -34,7 +41,7 @@ class RowAdam:
             table -= change
         else:
             self.state.index_copy_(0, rows, state)
-            table.index_copy_(0, rows, table.index_select(0, rows).sub_(change))  # ten times as fast as index_add_
+            table.index_copy_(0, rows, rows_at(table, rows).sub_(change))  # ten times as fast as index_add_
 
 
 class Adam:

@@ -12,7 +12,7 @@ from pal.errors import InputError
 __all__ = ["from_columns", "from_dataset", "from_frame", "pieces"]
 
 _TABLE = "the table"
-_PIECE_ROWS = 2_000_000
+_PIECE_ROWS = 1_000_000
 _PIECE_BYTES = 2**28  # rows held at a time are bounded by what they weigh: texts can be long
 
 

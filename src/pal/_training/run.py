@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pal._adam import Adam, RowAdam
+from pal._adam import Adam, RowAdam, rows_at
 from pal._training import checkpoint
 from pal._training.alone import Alone
 from pal._training.config import TrainConfig
@@ -263,9 +263,10 @@ class Run:
         nobody = (rows[:1] * 0, torch.zeros_like(answers.user))
         touched, user = compact(answers.user, len(self.table)) if self.learns_users else nobody
         answers = replace(answers, user=user)
-        params = self.table.index_select(0, touched).requires_grad_(self.learns_users)
+        params = rows_at(self.table, touched).requires_grad_(self.learns_users)
         # how sure the weights are: the concentration of a Dirichlet distribution around them
-        sure = config.strength + self.counts[touched] / TOLD
+        counts = self.counts.index_select(0, touched)
+        sure = config.strength + counts / TOLD
         self.prototypes.train()
         questions = tables.questions
         asked, question = compact(answers.question, len(questions))
@@ -282,7 +283,7 @@ class Run:
             return loss, None
         with torch.no_grad():
             grad = params.grad * size  # a sum over the user's answers in the step
-            share = torch.bincount(user, minlength=len(touched)) / self.counts[touched]
+            share = torch.bincount(user, minlength=len(touched)) / counts
             # the gradient of strength KL(prior || w) in the logits, spread over the user's answers
             weights = simplex(params[:, :-1])
             grad[:, :-1] += config.strength * share[:, None] * (weights - self.prior)
