@@ -19,7 +19,7 @@ from pal._distributed import works
 from pal._distributed.cluster import connected
 from pal._distributed.group import train_together
 from pal._distributed.handing import fingerprint, hand_over, numbered
-from pal._distributed.pieces import Job, Piece, part_name, pieces_of, run, stamp
+from pal._distributed.pieces import Job, Piece, Pool, part_name, pieces_of, stamp
 from pal._distributed.reading import Reading, as_parquet, encoder_of, store_of
 from pal._distributed.training import Given, read_result
 from pal._distributed.vectors import write_vectors
@@ -105,7 +105,8 @@ def fit(
             job = Job(root / "fit", what="fit", key=key)
             parquet = as_parquet(table, job.folder, images)
             mode = {"prompt_mode": prompt_mode, "images": images, "folder": str(table.resolve().parent)}
-            reading = _vectors(ray, job, parquet, encoder, embeddings, store, mode, workers, ROWS)
+            pool = Pool(ray, workers, config.progress)
+            reading = _vectors(pool, job, parquet, encoder, embeddings, store, mode, ROWS)
             given = Given(str(parquet.resolve()), reading, config, str(job.folder / "checkpoints"))
         if start is not None:
             begin = start if user_ids is None else numbered(start, user_ids)
@@ -132,6 +133,7 @@ def score(
     workers: int = 2,
     address: str | None = None,
     rows: int | None = None,
+    progress: bool = False,
 ) -> int:
     """Adds margin and P(left preferred) to a table of comparisons.
 
@@ -145,6 +147,7 @@ def score(
         workers: processes.
         address: of a Ray cluster.
         rows: of a part: what a worker holds at once; None: 50,000.
+        progress: a progress bar on stderr, where that is a terminal.
 
     Returns:
         How many rows were written.
@@ -160,9 +163,10 @@ def score(
         job = _job(out, "score", model, table, embeddings, images, rows)
         parquet = as_parquet(table, job.folder, images)
         pieces = pieces_of(parquet, rows)
-        reading = _reading(ray, job, known, parquet, embeddings, store, images, workers, rows)
+        pool = Pool(ray, workers, progress)
+        reading = _reading(pool, job, known, parquet, embeddings, store, images, rows)
         parts = job.stage("parts")
-        run(ray, "score", pieces, partial(works.Score, str(model), reading), parts, workers)
+        pool.run("score", pieces, partial(works.Score, str(model), reading), parts)
         job.publish(parts)
     return sum(piece.rows for piece in pieces)
 
@@ -179,6 +183,7 @@ def adapt(
     workers: int = 2,
     address: str | None = None,
     rows: int | None = None,
+    progress: bool = False,
 ) -> int:
     """Weights of the users in a table, as `pal.adapt` finds them; the shared part stays as it is.
 
@@ -194,6 +199,7 @@ def adapt(
         workers: processes.
         address: of a Ray cluster.
         rows: about how many comparisons a worker holds at once (None: 50,000); never less than one user's.
+        progress: as in `score`.
 
     Returns:
         How many users were written.
@@ -211,11 +217,12 @@ def adapt(
         job = _job(out, "adapt", model, table, embeddings, images, rows, strength)
         parquet = as_parquet(table, job.folder, images)
         pieces = pieces_of(parquet, rows)
-        reading = _reading(ray, job, known, parquet, embeddings, store, images, workers, rows)
+        pool = Pool(ray, workers, progress)
+        reading = _reading(pool, job, known, parquet, embeddings, store, images, rows)
         dealt, parts = job.stage("dealt"), job.stage("parts")
         buckets = [Piece(number) for number in range(max(workers, len(pieces)))]
-        run(ray, "adapt", pieces, partial(works.Deal, len(buckets)), dealt, workers, light=True)
-        run(ray, "adapt", buckets, partial(works.Adapt, str(model), reading, str(dealt), strength), parts, workers)
+        pool.run("adapt", pieces, partial(works.Deal, len(buckets)), dealt, light=True)
+        pool.run("adapt", buckets, partial(works.Adapt, str(model), reading, str(dealt), strength), parts)
         users = 0
         for piece in buckets:
             part = parts / part_name(piece.number)
@@ -239,6 +246,7 @@ def embed(
     workers: int = 2,
     address: str | None = None,
     rows: int | None = None,
+    progress: bool = False,
 ) -> EmbeddingStore:
     """Embeds what is in a table into an embedding store; what the store holds already is left alone.
 
@@ -253,6 +261,7 @@ def embed(
         workers: processes.
         address: of a Ray cluster.
         rows: of the table that a worker reads at once; None: 50,000.
+        progress: as in `score`.
 
     Raises:
         InputError: a table or a store that cannot be used.
@@ -266,7 +275,8 @@ def embed(
         job = Job(folder, what="embed", table=_stamps(table), encoder=[used.name, used.revision], mode=prompt_mode)
         parquet = as_parquet(table, job.folder, images)
         reading = Reading(prompt_mode=prompt_mode, images=images, folder=str(Path(table).resolve().parent))
-        made = _embed(ray, job, parquet, encoder, used, folder, reading, workers, rows, batch_size, dtype)
+        pool = Pool(ray, workers, progress)
+        made = _embed(pool, job, parquet, encoder, used, folder, reading, rows, batch_size, dtype)
         job.end()
     return made
 
@@ -299,30 +309,28 @@ def _job(out: Path, what: str, model: str | Path, table: str | Path, embeddings:
 
 
 def _reading(
-    ray: Any,
+    pool: Pool,
     job: Job,
     model: RewardModel,
     table: Path,
     embeddings: str | Path | None,
     store: str | Path | None,
     images: bool,
-    workers: int,
     rows: int,
 ) -> Reading:
     """Vectors of all that the model will be asked about."""
     mode = {"prompt_mode": Reading.mode_of(model), "images": images, "folder": str(table.resolve().parent)}
-    return _vectors(ray, job, table, model.config.encoder, embeddings, store, mode, workers, rows)
+    return _vectors(pool, job, table, model.config.encoder, embeddings, store, mode, rows)
 
 
 def _vectors(
-    ray: Any,
+    pool: Pool,
     job: Job,
     table: Path,
     encoder: str | None,
     embeddings: str | Path | None,
     store: str | Path | None,
     mode: dict[str, Any],
-    workers: int,
     rows: int,
 ) -> Reading:
     """Vectors of a table on disk: brought along, or embedded now."""
@@ -331,29 +339,28 @@ def _vectors(
         return Reading(vectors=str(job.folder / "vectors"), **mode)
     used = encoder_of(encoder)
     reading = Reading(used.name, str(store_of(used, store)), **mode)
-    _embed(ray, job, table, used.name, used, store_of(used, store), reading, workers, rows)
+    _embed(pool, job, table, used.name, used, store_of(used, store), reading, rows)
     return reading
 
 
 def _embed(
-    ray: Any,
+    pool: Pool,
     job: Job,
     table: Path,
     encoder: str | Encoder,
     used: Encoder,
     folder: Path,
     reading: Reading,
-    workers: int,
     rows: int,
     batch_size: int = 64,
     dtype: str = "float32",
 ) -> EmbeddingStore:
     pieces = pieces_of(table, rows)
     collected, vectors = job.stage("collected"), job.stage("vectors-parts")
-    buckets = [Piece(n) for n in range(max(workers, sum(piece.rows for piece in pieces) // CONTENTS))]
-    run(ray, "embed", pieces, partial(works.Collect, reading, used.kind, len(buckets)), collected, workers, light=True)
+    buckets = [Piece(n) for n in range(max(pool.workers, sum(piece.rows for piece in pieces) // CONTENTS))]
+    pool.run("embed", pieces, partial(works.Collect, reading, used.kind, len(buckets)), collected, light=True)
     make = partial(works.Embed, encoder, str(folder), str(collected), batch_size, dtype)
-    run(ray, "embed", buckets, make, vectors, workers)
+    pool.run("embed", buckets, make, vectors)
     store: EmbeddingStore | None = None
     for piece in buckets:
         part = pl.read_parquet(vectors / part_name(piece.number), glob=False)

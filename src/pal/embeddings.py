@@ -9,9 +9,7 @@ again.
 import hashlib
 import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pal._progress import counted
 from pal._vectors.encoders import (
     EfficientNetEncoder,
     Encoder,
@@ -245,7 +244,7 @@ def _encode(
     if encoder.kind == "text":
         # texts of like length share a batch: less padding, wherever a commit to the store cuts
         distinct = distinct.sort(pl.col("content").str.len_bytes(), descending=True, maintain_order=True)
-    with _progress(" and ".join(tables), len(distinct), progress) as advance:
+    with counted(f"Embedding {' and '.join(tables)}", len(distinct), progress) as advance:
         if folder is not None:
             store = EmbeddingStore(folder, encoder, dtype)
             store.embed(encoder, distinct["id"], distinct["content"], batch_size, advance)
@@ -293,22 +292,3 @@ def _text_tower(source: VectorTable | Encoder, prompts: Items) -> VectorTable | 
     if isinstance(source, ImageEncoder) and prompts.kind == "text":
         return source.text_tower or source
     return source
-
-
-@contextmanager
-def _progress(what: str, total: int, wanted: bool) -> Iterator[Callable[[int], object]]:
-    if not (wanted and sys.stderr.isatty()):
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("Embedding {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.advance(task, done)

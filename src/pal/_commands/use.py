@@ -109,7 +109,8 @@ def adapt(
     added, gaps = 0, list[float]()
     if data is not None:
         if several(workers, ray_address):
-            frame = _adapted(model_dir, data, target, embeddings, images, workers, ray_address)
+            on = {**_on(workers, ray_address), "embeddings": embeddings, "images": images}
+            frame = _adapted(model_dir, data, target, on)
             users, gaps = UserWeights.from_frame(frame, model.n_prototypes), frame["gap"].to_list()
         else:
             found = pal.adapt(model, Source.for_model(model, data, embeddings, images).load())
@@ -124,13 +125,10 @@ def adapt(
         say(f"{added} people added, {len(remove or [])} taken out; {target} knows {len(model.users)}.")
 
 
-def _adapted(
-    model_dir: str, data: Path, target: Path, embeddings: Path | None, images: bool, workers: int, address: str | None
-) -> pl.DataFrame:
+def _adapted(model_dir: str, data: Path, target: Path, on: dict[str, Any]) -> pl.DataFrame:
     """The users of a table, from several workers."""
     parts = target.with_name(f".{target.name}.adapted")
-    options: dict[str, Any] = {"embeddings": embeddings, "images": images, "workers": workers, "address": address}
-    distributed.adapt(model_dir, data, parts, **options)
+    distributed.adapt(model_dir, data, parts, **on)
     frame = distributed.users_of(parts)
     shutil.rmtree(parts)
     return frame
@@ -178,8 +176,8 @@ def score(
     Example: pal score model answers.parquet -o scored.parquet
     """
     if several(workers, ray_address):
-        options: dict[str, Any] = {"embeddings": embeddings, "images": images, "workers": workers}
-        rows = distributed.score(model_dir, data, out, **options, address=ray_address)
+        on = {**_on(workers, ray_address), "embeddings": embeddings, "images": images}
+        rows = distributed.score(model_dir, data, out, **on)
         _scored(rows, out, as_json)
         return
     model = RewardModel.from_pretrained(model_dir)
@@ -190,6 +188,11 @@ def score(
     )
     write_frame(frame, out)
     _scored(len(frame), out, as_json)
+
+
+def _on(workers: int, address: str | None) -> dict[str, Any]:
+    """How several workers are asked."""
+    return {"workers": workers, "address": address, "progress": True}
 
 
 def _scored(rows: int, out: Path, as_json: bool) -> None:
@@ -223,8 +226,8 @@ def embed(
     name = encoder or default_encoder(images)
     mode = "joint" if joint else "separate"
     if several(workers, ray_address):
-        options: dict[str, Any] = {"prompt_mode": mode, "images": images, "dtype": dtype, "workers": workers}
-        store = distributed.embed(data, name, out, **options, address=ray_address)
+        on = {**_on(workers, ray_address), "prompt_mode": mode, "images": images, "dtype": dtype}
+        store = distributed.embed(data, name, out, **on)
     else:
         comparisons = Source(data, images=images, min_votes=min_votes).comparisons()
         used = resolve_encoder(name)

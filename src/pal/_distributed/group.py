@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pal._distributed.cluster import plainly
-from pal._distributed.training import Given, fit_shard, write_result
+from pal._distributed.training import Given, fit_shard, progress_file, write_result
+from pal._progress import steps_watched
 from pal.errors import InputError, PALError
 
 __all__ = ["RESTARTS", "train_together"]
@@ -43,7 +44,7 @@ def train_together(given: Given, workers: int, threads: int, folder: Path) -> No
             logging_config=train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    with plainly("fit"):
+    with plainly("fit"), steps_watched(progress_file(given), given.config.progress):
         trainer.fit()
     error = folder / "error.json"
     if error.is_file():

@@ -21,9 +21,10 @@ import polars as pl
 
 from pal import errors
 from pal._distributed.cluster import plainly
+from pal._progress import counted
 from pal.errors import InputError, PALError
 
-__all__ = ["Job", "Piece", "Work", "bucket_of", "part_name", "pieces_of", "run", "write_part"]
+__all__ = ["Job", "Piece", "Pool", "Work", "bucket_of", "part_name", "pieces_of", "write_part"]
 
 
 @dataclass(frozen=True)
@@ -190,45 +191,54 @@ def _once(make: Callable[[], Work], out: str, row: Mapping[str, Any]) -> dict[st
     return _Worker(make, out)(row)
 
 
-def run(
-    ray: Any,
-    what: str,
-    pieces: Sequence[Piece],
-    make: Callable[[], Work],
-    out: Path,
-    workers: int,
-    light: bool = False,
-) -> None:
-    """Does the pieces that are not in the folder yet, as a stream over a pool of actors.
+@dataclass(frozen=True)
+class Pool:
+    """Who does pieces.
 
-    Args:
+    Attributes:
         ray: connected.
-        what: the job, for errors.
-        pieces: of the job.
-        make: makes what does a piece, in each worker.
-        out: folder of the parts.
         workers: how many at once.
-        light: there is nothing to load first: tasks in processes that are there will do.
-
-    Raises:
-        PALError: what a worker raised; a worker that is killed is replaced, and its piece done again.
+        progress: a progress bar on stderr, where that is a terminal.
     """
-    todo = [piece for piece in pieces if not (out / part_name(piece.number)).is_file()]
-    if not todo:
-        return
-    with plainly(what):
-        source = ray.data.from_items([asdict(piece) for piece in todo], override_num_blocks=len(todo))
-        if light:
-            pool = ray.data.TaskPoolStrategy(size=workers)
-            stream = source.map(partial(_once, make, str(out.resolve())), compute=pool, num_cpus=1)
-        else:
-            pool = ray.data.ActorPoolStrategy(size=min(workers, len(todo)), max_tasks_in_flight_per_actor=2)
-            arguments = (make, str(out.resolve()))
-            stream = source.map(_Worker, fn_constructor_args=arguments, compute=pool, num_cpus=1)
-        for row in stream.iter_rows():
-            if row["error"]:
-                kind, _, said = row["error"].partition("\n")
-                raise (getattr(errors, kind, PALError) if kind != "MissingExtraError" else PALError)(said)
-    missing = [piece.number for piece in pieces if not (out / part_name(piece.number)).is_file()]
-    if missing:
-        raise InputError(f"{what}: {len(missing)} pieces are not in {out}: is the folder shared by all workers?")
+
+    ray: Any
+    workers: int
+    progress: bool = False
+
+    def run(
+        self, what: str, pieces: Sequence[Piece], make: Callable[[], Work], out: Path, *, light: bool = False
+    ) -> None:
+        """Does the pieces that are not in the folder yet, as a stream over a pool of actors.
+
+        Args:
+            what: the job, for errors and the progress bar.
+            pieces: of the job.
+            make: makes what does a piece, in each worker.
+            out: folder of the parts.
+            light: there is nothing to load first: tasks in processes that are there will do.
+
+        Raises:
+            PALError: what a worker raised; a worker that is killed is replaced, and its piece done again.
+        """
+        todo = [piece for piece in pieces if not (out / part_name(piece.number)).is_file()]
+        if not todo:
+            return
+        data = self.ray.data
+        with plainly(what), counted(f"{what}, {out.name}", len(pieces), self.progress) as advance:
+            advance(len(pieces) - len(todo))
+            source = data.from_items([asdict(piece) for piece in todo], override_num_blocks=len(todo))
+            if light:
+                tasks = data.TaskPoolStrategy(size=self.workers)
+                stream = source.map(partial(_once, make, str(out.resolve())), compute=tasks, num_cpus=1)
+            else:
+                actors = data.ActorPoolStrategy(size=min(self.workers, len(todo)), max_tasks_in_flight_per_actor=2)
+                arguments = (make, str(out.resolve()))
+                stream = source.map(_Worker, fn_constructor_args=arguments, compute=actors, num_cpus=1)
+            for row in stream.iter_rows():
+                if row["error"]:
+                    kind, _, said = row["error"].partition("\n")
+                    raise (getattr(errors, kind, PALError) if kind != "MissingExtraError" else PALError)(said)
+                advance(1)
+        missing = [piece.number for piece in pieces if not (out / part_name(piece.number)).is_file()]
+        if missing:
+            raise InputError(f"{what}: {len(missing)} pieces are not in {out}: is the folder shared by all workers?")

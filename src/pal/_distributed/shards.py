@@ -6,7 +6,7 @@ they lean, K weights). Comparisons do not.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pal._k_means import k_means
+from pal._progress import Report, steps, steps_told
 from pal._training.alone import Alone
 from pal._training.start import begin
 from pal._training.tables import Tables
@@ -44,6 +45,7 @@ class Shards(Alone):
         questions: (Q,) int64 key of each training question, the same wherever it is asked; in the order of all keys one
             process would have them.
         seed: of dropout, with the place of the process.
+        told: file to which the first process tells its progress; None: nobody asks.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class Shards(Alone):
         user_ids: pl.Series,
         questions: npt.NDArray[np.int64],
         seed: int,
+        told: Path | None = None,
     ) -> None:
+        self._told = told
         self.rank, self.size, self.seed = dist.get_rank(), dist.get_world_size(), seed
         self.users, self.answers, self.held_out = torch.tensor(users), torch.tensor(answers), torch.tensor(held_out)
         self.user_ids = user_ids
@@ -119,6 +123,12 @@ class Shards(Alone):
         """All users, of those here."""
         columns = (people.weights, people.n_comparisons, people.reliability, people.concentration)
         return UserWeights(self.user_ids.alias("user_id"), *(self.of_all(column) for column in columns))
+
+    def progress(self, title: str, show: bool) -> AbstractContextManager[Report]:
+        """Told to a file by the first process, for the caller to show."""
+        if self._told is None or self.rank or not show:
+            return steps(title, False)
+        return steps_told(self._told, title)
 
     def agree(self, due: bool) -> bool:
         """What the first process says: clocks differ."""

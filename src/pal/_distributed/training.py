@@ -19,7 +19,7 @@ from pal.selection import FitResult, explore
 from pal.training import TrainConfig, TrainResult, tabulated, train
 from pal.users import rows_of
 
-__all__ = ["Given", "fit_shard", "read_result", "write_result"]
+__all__ = ["Given", "fit_shard", "progress_file", "read_result", "write_result"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Given:
     start: str | None = None
 
 
+def progress_file(given: Given) -> Path:
+    """Where the first worker tells how far the fit is."""
+    return Path(given.checkpoint) / "progress.json"
+
+
 class _Shard:
     """A worker's data, and training on them."""
 
@@ -68,7 +73,9 @@ class _Shard:
         keys = np.empty(len(self.tables.questions), np.int64)
         keys[self.tables.answers.question.cpu().numpy()] = keys_of(self.train.comparisons, given.sizes)
         users = rows_of(self.tables.user_ids, own.user_ids)
-        self.shards = Shards(users, own.answers, own.held_out, own.user_ids, keys, given.config.seed)
+        self.shards = Shards(
+            users, own.answers, own.held_out, own.user_ids, keys, given.config.seed, progress_file(given)
+        )
         if given.config.balance_users:
             self.tables = replace(
                 self.tables,

@@ -1,13 +1,14 @@
 """What training asks of whoever holds the users: here one process holds them all, and nothing has to be said."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pal._progress import Report, steps
 from pal._training.start import begin
 from pal._training.tables import Tables
 from pal.losses import sigmoid_slope
@@ -101,6 +102,10 @@ class Alone:
     def agree(self, due: bool) -> bool:
         """What the first process says: clocks differ."""
         return due
+
+    def progress(self, title: str, show: bool) -> AbstractContextManager[Report]:
+        """A function to report a step and the best validation loss to."""
+        return steps(title, show)
 
     def found(self, path: Path) -> Path | None:
         """The checkpoint to go on from, if there is one."""

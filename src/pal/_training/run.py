@@ -17,7 +17,6 @@ from pal._adam import Adam, RowAdam, rows_at
 from pal._training import checkpoint
 from pal._training.alone import Alone
 from pal._training.config import TrainConfig
-from pal._training.progress import bar
 from pal._training.tables import Tables
 from pal.errors import InputError
 from pal.losses import get_loss
@@ -166,7 +165,7 @@ class Run:
             state.best_loss = self._validation_loss()  # no worse than where it starts from
         saved = time.perf_counter()
         running = torch.zeros((), device=self.device)
-        with self._threads(), bar(f"K = {self.shape.n_prototypes}", self.config.progress) as report:
+        with self._threads(), self.shards.progress(f"K = {self.shape.n_prototypes}", self.config.progress) as report:
             while not state.done:
                 if state.position >= n:
                     order_state, state.position = self.generator.get_state(), 0
