@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pal.maps import LinearMap, MLPMap
 from pal.questions import Questions
 
-__all__ = ["FixedPrototypes", "LinearPrototypes", "PromptPrototypes", "Prototypes", "Terms"]
+__all__ = ["FixedPrototypes", "LinearPrototypes", "PromptPrototypes", "Prototypes", "Terms", "differences"]
 
 
 @dataclass(frozen=True)
@@ -213,9 +213,9 @@ class FixedPrototypes(Prototypes):
         """Differences of prototype rewards, or of latent vectors where margins are not linear in w."""
         latent = self._map(questions.items())
         if self.linear:
-            return Terms(margins=_differences(self._rewards(latent), questions))
+            return Terms(margins=differences(self._rewards(latent), questions))
         square = latent.square().sum(1, keepdim=True)
-        return Terms(difference=_differences(latent, questions), offset=_differences(square, questions).squeeze(1))
+        return Terms(difference=differences(latent, questions), offset=differences(square, questions).squeeze(1))
 
     def margin(self, terms: Terms, weights: Tensor, question: Tensor, user: Tensor) -> Tensor:
         """Margins (B,); see `Prototypes.margin`."""
@@ -226,7 +226,7 @@ class FixedPrototypes(Prototypes):
 
     def features(self, questions: Questions) -> Tensor:
         """f(left) - f(right), (Q, d): ideal points act on nothing else."""
-        return _differences(self._map(questions.items()), questions)
+        return differences(self._map(questions.items()), questions)
 
     def grow(self, n_prototypes: int, noise: float, generator: torch.Generator) -> None:
         """Makes of one prototype K near copies (in place)."""
@@ -283,7 +283,7 @@ class PromptPrototypes(Prototypes):
         """Differences of prototype rewards, or what z_i is made of where it is normalised."""
         if questions.prompts is None or questions.prompt is None:
             raise TypeError("model B needs prompts")
-        difference = self.log_scale.exp() * _differences(self._unit(questions.items()), questions)
+        difference = self.log_scale.exp() * differences(self._unit(questions.items()), questions)
         directions = F.normalize(self.g(questions.prompts), dim=2).index_select(0, questions.prompt)
         if self.linear:
             return Terms(margins=torch.einsum("qd,qkd->qk", difference, directions))
@@ -301,7 +301,7 @@ class PromptPrototypes(Prototypes):
         if questions.prompts is None or questions.prompt is None:
             raise TypeError("model B needs prompts")
         unit = self._unit(questions.items())
-        difference = _leading(_differences(unit, questions), 4)
+        difference = _leading(differences(unit, questions), 4)
         centred = questions.prompts - questions.prompts.mean(0)
         constant = centred.norm(dim=1).mean().expand(len(centred), 1)
         prompts = torch.cat([_leading(centred, 64), constant], dim=1)
@@ -342,18 +342,18 @@ class LinearPrototypes(Prototypes):
 
     def terms(self, questions: Questions) -> Terms:
         """Differences of prototype rewards."""
-        return Terms(margins=_differences(questions.items() @ self.theta.T, questions))
+        return Terms(margins=differences(questions.items() @ self.theta.T, questions))
 
     def features(self, questions: Questions) -> Tensor:
         """Embedding differences cut to their leading directions, (Q, m)."""
-        return _leading(_differences(questions.items(), questions), 64)
+        return _leading(differences(questions.items(), questions), 64)
 
     def grow(self, n_prototypes: int, noise: float, generator: torch.Generator) -> None:
         """Makes of one prototype K near copies (in place)."""
         self.theta = _near_copies(self.theta, n_prototypes, noise, generator)
 
 
-def _differences(of_items: Tensor, questions: Questions) -> Tensor:
+def differences(of_items: Tensor, questions: Questions) -> Tensor:
     """Rows (Q, m) of left items less those of right ones; twice as fast as an index, and more so backwards."""
     return of_items.index_select(0, questions.left) - of_items.index_select(0, questions.right)
 

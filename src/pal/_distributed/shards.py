@@ -26,7 +26,7 @@ from pal._training.start import begin
 from pal._training.tables import Tables
 from pal.losses import sigmoid_slope
 from pal.model import ModelConfig, RewardModel
-from pal.prototypes import PromptPrototypes, Prototypes
+from pal.prototypes import PromptPrototypes, Prototypes, differences
 from pal.users import UserWeights
 
 __all__ = ["Shards"]
@@ -232,7 +232,7 @@ class Shards(Alone):
         if not isinstance(pooled, PromptPrototypes) or questions.prompts is None or questions.prompt is None:
             return pooled.features(questions)
         unit = F.normalize(pooled.f(questions.items()).squeeze(1), dim=1)
-        difference = self._leading(unit[questions.left] - unit[questions.right], 4, self.share)
+        difference = self._leading(differences(unit, questions), 4, self.share)
         share = share_of(self, questions.prompts)
         centred = questions.prompts - self._mean(questions.prompts.double(), share[:, None]).float()
         constant = self._mean(centred.norm(dim=1).double(), share).float().expand(len(centred), 1)
