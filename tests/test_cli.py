@@ -127,11 +127,28 @@ def test_evaluate_prints_json_alone(run, town):
     assert "use fewer shots" in err
 
 
+def test_a_measurement_that_cannot_be_made_is_an_error(run, town, tmp_path):
+    vectors = pl.read_parquet(town / "embeddings.parquet")
+    short = vectors.with_columns(embedding=pl.Series([v[:3] for v in vectors["embedding"].to_list()]))
+    short.write_parquet(tmp_path / "short.parquet")
+    code, out, err = run("evaluate", town / "model", town / "late.parquet", "--embeddings", "short.parquet", "--json")
+    assert (code, out) == (2, "")
+    assert "found 3" in err
+    assert err.count("\n") == 1
+
+
 def test_people_are_added_and_taken_out(run, town, tmp_path):
     late = [town / "late.parquet", "--embeddings", town / "embeddings.parquet"]
     code, out, _ = run("adapt", town / "model", *late, "-o", "more", "--json")
     assert code == 0
-    assert {k: v for k, v in json.loads(out).items() if k != "gap"} == {"added": 6, "removed": 0, "n_users": 20}
+    assert {k: v for k, v in json.loads(out).items() if k != "gap"} == {
+        "added": 6,
+        "replaced": 0,
+        "removed": 0,
+        "n_users": 20,
+    }
+    code, out, _ = run("adapt", "more", *late)
+    assert (code, out) == (0, "0 people added, 6 known before have new weights, 0 taken out; more knows 20.\n")
     code, out, _ = run("adapt", "more", "--remove", "u0020", "--remove", "u0001")
     assert (code, out) == (0, "0 people added, 2 taken out; more knows 18.\n")
     assert not any(b"u0020" in path.read_bytes() for path in (tmp_path / "more").iterdir())

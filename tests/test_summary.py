@@ -117,6 +117,20 @@ def test_people_are_counted_once(voted):
     assert people["worst_tenth"] == pytest.approx(voted[1]["models"]["pal"]["worst_tenth"])
 
 
+def test_few_answers_that_hint_at_plurality_are_said_to_be_few():
+    record = {
+        "models": {"pal": {}},
+        "prototypes": [{}],
+        "data": {"split": {"validation": 73}},
+        "selection": [{"n_prototypes": 1, "gain": 0.0}, {"n_prototypes": 3, "gain": 0.1}],
+        "training": {"p_value": 0.07, "n_prototypes": 1},
+    }
+    said = summary.headline(record)
+    assert said.startswith("One reward for all was kept, K = 1: 73 validation answers are too few")
+    for change in ({"data": {"split": {"validation": 5000}}}, {"training": {"p_value": 0.8, "n_prototypes": 1}}):
+        assert summary.headline({**record, **change}) == "One reward for all predicts these people as well: K = 1."
+
+
 def test_one_reward_for_all_where_people_agree():
     _, record = fitted(essays(), (1, 2), chosen=1, unseen_users=0.0)
     assert record["training"]["n_prototypes"] == 1

@@ -382,7 +382,7 @@ class RewardModel(nn.Module):
         w, reliability = self.user_weights(user_id, weights)
         config = self.config
         if config.prompt != "none" and prompt is None:
-            raise InputError("this model takes a prompt: pass prompt=")
+            raise InputError("this model takes a prompt: pass prompt= (--prompt)")
         if config.prompt == "none":
             prompt = None
         if isinstance(responses, str | bytes):

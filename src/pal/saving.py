@@ -104,7 +104,9 @@ def read_folder(
         folder = _download(str(name))
     for file in FILES[:4]:
         if not (folder / file).is_file():
-            raise SavedModelError(f"{folder}: no {file} here: is it a folder that pal wrote?")
+            there = (folder / "config.json").is_file()
+            what = "the model is not whole: copy it anew" if there else "is it a folder that pal wrote?"
+            raise SavedModelError(f"{folder}: no {file} here: {what}")
     head = _json(folder / "config.json")
     if head.get("format") != FORMAT or not isinstance(head.get("config"), dict):
         raise SavedModelError(f"{folder / 'config.json'}: format {head.get('format')!r}, expected {FORMAT!r}")
@@ -184,7 +186,7 @@ def _sweep(folder: Path) -> None:
 def _download(name: str) -> Path:
     looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/")) and not name.endswith("/")
     if not looks_like_hub_id:
-        raise SavedModelError(f"{name}: no such model folder")
+        raise SavedModelError(f"{name}: no such model folder; check the path")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -22,6 +22,8 @@ from pal.users import rows_of
 __all__ = ["SHOTS", "headline", "summarise", "verdict"]
 
 SHOTS = (0, 1, 2, 5, 10, 20)
+_FEW_TOLD = 500  # validation answers with which the plurality test of a fit misses much,
+_HINT = 0.3  # where its p-value is below this
 FEW = 10  # people that a finding about some of them takes at least
 _DRAWS = 2000
 
@@ -227,6 +229,13 @@ def headline(record: Mapping[str, Any]) -> str:
     if "pal" not in models:
         return "Nothing was measured on answers held out."
     if k == 1 and len(tried) > 1:
+        told = ((record.get("data") or {}).get("split") or {}).get("validation")
+        p = (record.get("training") or {}).get("p_value")
+        if told is not None and told < _FEW_TOLD and p is not None and p < _HINT:
+            return (
+                f"One reward for all was kept, K = 1: {told} validation answers are too few to show that people "
+                "differ. 'pal select' cross-validates, which shows more."
+            )
         return "One reward for all predicts these people as well: K = 1."
     if k == 1:
         return "One reward for all was fitted (K = 1); whether more prototypes would help was not tried."
@@ -298,9 +307,9 @@ def _chance(record: Mapping[str, Any]) -> str:
     p = (record.get("training") or {}).get("p_value")
     if p is None or "pal" not in (record.get("models") or {}):
         return ""
-    said = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    said = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if abs(p - LEVEL) > 1e-3 else f"p = {p:.4f}"
     if p > LEVEL:
-        return f"Chance alone could make several prototypes look so good: {said}, plurality test."
+        return f"On validation, chance alone could make several prototypes look so good: {said}, plurality test."
     hardly = f"Chance alone would hardly make several prototypes look so good: {said}, plurality test."
     return hardly if n_prototypes(record) > 1 else ""
 

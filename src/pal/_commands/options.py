@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import polars as pl
 import typer
 
 import pal
 from pal import distributed
 from pal.embeddings import EmbeddedComparisons
-from pal.errors import InputError
+from pal.errors import InputError, UnknownUserError
 from pal.model import RewardModel
 
 __all__ = [
@@ -140,9 +141,12 @@ def numbers_of(text: str) -> list[int]:
 
 def user_id_of(model: RewardModel, text: str) -> str | int:
     """The id as the model's table has it: ids there are all strings or all integers."""
+    user: str | int = text
     if model.user_ids.dtype.is_integer():
         try:
-            return int(text)
+            user = int(text)
         except ValueError:
             raise InputError(f"user {text!r}: the ids of this model are whole numbers") from None
-    return text
+    if int(model.users.rows(pl.Series([user]))[0]) < 0:
+        raise UnknownUserError(f"the model does not know user {text!r}: 'pal adapt' adds people from their answers")
+    return user

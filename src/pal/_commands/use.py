@@ -73,6 +73,8 @@ def evaluate(
         try:
             curve = pal.shot_curve(model, unseen, shots=wanted, seeds=seeds)
         except InputError as error:
+            if metrics is None:  # nothing could be measured
+                raise
             warn(str(error))
     if as_json:
         print_json(
@@ -106,7 +108,7 @@ def adapt(
     if data is None and not remove:
         raise InputError("nothing to do: give DATA with answers of new people, or --remove ID")
     target = out or Path(model_dir)
-    added, gaps = 0, list[float]()
+    added, anew, gaps = 0, 0, list[float]()
     if data is not None:
         if several(workers, ray_address):
             on = {**_on(workers, ray_address), "embeddings": embeddings, "images": images}
@@ -115,14 +117,18 @@ def adapt(
         else:
             found = pal.adapt(model, Source.for_model(model, data, embeddings, images).load())
             users, gaps = found, found.gap.tolist()
-        model, added = model.with_users(users), len(users)
+        before = len(model.users)
+        model = model.with_users(users)
+        added, anew = len(model.users) - before, len(users) - (len(model.users) - before)
     if remove:
         model = model.without_users([user_id_of(model, name) for name in remove])
     model.save_pretrained(target)
     if as_json:
-        print_json({"added": added, "removed": len(remove or []), "n_users": len(model.users), "gap": gaps})
+        counts = {"added": added, "replaced": anew, "removed": len(remove or []), "n_users": len(model.users)}
+        print_json({**counts, "gap": gaps})
     else:
-        say(f"{added} people added, {len(remove or [])} taken out; {target} knows {len(model.users)}.")
+        known = f", {anew} known before have new weights" if anew else ""
+        say(f"{added} people added{known}, {len(remove or [])} taken out; {target} knows {len(model.users)}.")
 
 
 def _adapted(model_dir: str, data: Path, target: Path, on: dict[str, Any]) -> pl.DataFrame:

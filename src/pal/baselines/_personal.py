@@ -133,7 +133,7 @@ class PersonalModel(ABC):
         """Embeddings (n, D) of responses, and of their prompt (n, Dp) where the model takes one."""
         shape = self.frame.config.prompt
         if shape in ("concatenate", "joint") and prompt is None:
-            raise InputError("this model takes a prompt: pass prompt=")
+            raise InputError("this model takes a prompt: pass prompt= (--prompt)")
         if not is_array(responses):
             texts = list(responses)
             responses = self.frame.encode([f"{prompt}\n\n{text}" for text in texts] if shape == "joint" else texts)
