@@ -148,7 +148,8 @@ def test_people_are_added_and_taken_out(run, town, tmp_path):
         "n_users": 20,
     }
     code, out, _ = run("adapt", "more", *late)
-    assert (code, out) == (0, "0 people added, 6 known before have new weights, 0 taken out; more knows 20.\n")
+    said = "6 people added (6 of them known before: their weights are new), 0 taken out; more knows 20.\n"
+    assert (code, out) == (0, said)
     code, out, _ = run("adapt", "more", "--remove", "u0020", "--remove", "u0001")
     assert (code, out) == (0, "0 people added, 2 taken out; more knows 18.\n")
     assert not any(b"u0020" in path.read_bytes() for path in (tmp_path / "more").iterdir())

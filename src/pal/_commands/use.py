@@ -108,7 +108,7 @@ def adapt(
     if data is None and not remove:
         raise InputError("nothing to do: give DATA with answers of new people, or --remove ID")
     target = out or Path(model_dir)
-    added, anew, gaps = 0, 0, list[float]()
+    added, replaced, gaps = 0, 0, list[float]()
     if data is not None:
         if several(workers, ray_address):
             on = {**_on(workers, ray_address), "embeddings": embeddings, "images": images}
@@ -118,16 +118,16 @@ def adapt(
             found = pal.adapt(model, Source.for_model(model, data, embeddings, images).load())
             users, gaps = found, found.gap.tolist()
         before = len(model.users)
-        model = model.with_users(users)
-        added, anew = len(model.users) - before, len(users) - (len(model.users) - before)
+        model, added = model.with_users(users), len(users)
+        replaced = added - (len(model.users) - before)
     if remove:
         model = model.without_users([user_id_of(model, name) for name in remove])
     model.save_pretrained(target)
     if as_json:
-        counts = {"added": added, "replaced": anew, "removed": len(remove or []), "n_users": len(model.users)}
+        counts = {"added": added, "replaced": replaced, "removed": len(remove or []), "n_users": len(model.users)}
         print_json({**counts, "gap": gaps})
     else:
-        known = f", {anew} known before have new weights" if anew else ""
+        known = f" ({replaced} of them known before: their weights are new)" if replaced else ""
         say(f"{added} people added{known}, {len(remove or [])} taken out; {target} knows {len(model.users)}.")
 
 

@@ -80,7 +80,7 @@ def _ray() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray's own deprecations are not the caller's."""
+    """Ray's own deprecations and advice are not the caller's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -112,7 +112,8 @@ def _check_places(ray: Any, workers: int) -> None:
 def plainly(what: str) -> Iterator[None]:
     """What PAL raised in a worker is raised here as it was; of anything else, which job failed and why."""
     try:
-        yield
+        with _quiet():
+            yield
     except PALError:
         raise
     except Exception as error:  # Ray wraps what a worker raised in errors of its own, one in another
