@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LEVEL", "Gain", "gain_of", "plurality", "smallest_good"]
+__all__ = ["LEVEL", "Gain", "gain_of", "p_in_words", "plurality", "smallest_good"]
 
 LEVEL = 0.05  # of the test; the probability of seeing plurality where there is none
 _FLIPS = 4000
@@ -83,6 +83,13 @@ def _t(total: Array, n: int) -> Array:
     """T statistics of sums of n numbers whose squares sum to one."""
     variance = np.clip(1.0 - total**2 / n, 1e-12, None)
     return np.asarray(total / np.sqrt(variance))
+
+
+def p_in_words(p: float) -> str:
+    """A p-value as it is printed, on which side of the level it stands."""
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.4f}" if abs(p - LEVEL) <= 1e-3 else f"p = {p:.3f}"
 
 
 def smallest_good(losses: Mapping[int, Array], user: Array) -> int:

@@ -126,9 +126,6 @@ def models(record: Record) -> dict[str, Any] | None:
     return {"figure": _figure(_plots.models(dots, finding), finding, note), "rows": rows, "n_ties": n["n_ties"]}
 
 
-_NO_BETTER = "More prototypes do not predict held-out answers better"
-
-
 def selection(record: Record) -> dict[str, Any] | None:
     """Loss and accuracy against the number of prototypes."""
     rows = [row for row in record.get("selection") or [] if row["validation_log_loss"] is not None]
@@ -137,9 +134,10 @@ def selection(record: Record) -> dict[str, Any] | None:
     chosen = next((row for row in rows if row.get("chosen")), None)
     k = chosen["n_prototypes"] if chosen else "?"
     one = next((row for row in rows if row["n_prototypes"] == 1), None)
-    if k == 1:
-        better = any((row.get("gain") or 0) > 0 for row in rows)
-        finding = "Chance alone could explain what more prototypes gain" if better else _NO_BETTER
+    if k == 1 and any((row.get("gain") or 0) > 0 for row in rows):
+        finding = "Chance alone could explain what more prototypes gain"
+    elif k == 1:
+        finding = "More prototypes do not predict held-out answers better"
     elif one is not None and chosen is not None:
         fall = one["validation_log_loss"] - chosen["validation_log_loss"]
         finding = f"{k} prototypes cut the log-loss of one by {fall:.3f}"

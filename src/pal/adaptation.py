@@ -5,7 +5,6 @@ posterior mean under it is their prior; around it their weights minimise, over t
 
     J(w) = sum_j weight_j loss(label_j, w . m_j) + strength KL(prior || w),
 
-
 which in the linear variants is convex and solved to a certificate, for all users at once (`pal._adaptation.solver`).
 """
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pal._plurality import LEVEL, Gain, gain_of, plurality, smallest_good
+from pal._plurality import LEVEL, Gain, gain_of, p_in_words, plurality, smallest_good
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
 from pal.evaluation import metrics_of
@@ -298,7 +298,7 @@ def _mean_by_user(values: npt.NDArray[Any], user: npt.NDArray[Any]) -> float:
 def _verdict(rows: list[dict[str, Any]], p_value: float, chosen: int, people: int) -> str:
     """What the test says, in words."""
     best = max(rows[1:], key=lambda row: row["gain"], default=rows[0])
-    said = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    said = p_in_words(p_value)
     if chosen == 1:
         return (
             f"No plurality found among {people} people ({said}): held-out answers are predicted as well by one reward "

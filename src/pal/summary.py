@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pal._opinions import opinions
-from pal._plurality import LEVEL
+from pal._plurality import LEVEL, p_in_words
 from pal.comparisons import Parts
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
@@ -22,8 +22,7 @@ from pal.users import rows_of
 __all__ = ["SHOTS", "headline", "summarise", "verdict"]
 
 SHOTS = (0, 1, 2, 5, 10, 20)
-_FEW_TOLD = 500  # validation answers with which the plurality test of a fit misses much,
-_HINT = 0.3  # where its p-value is below this
+_FEW_TOLD, _HINT = 500, 0.3  # with fewer validation answers, a p-value below it says too little either way
 FEW = 10  # people that a finding about some of them takes at least
 _DRAWS = 2000
 
@@ -307,7 +306,7 @@ def _chance(record: Mapping[str, Any]) -> str:
     p = (record.get("training") or {}).get("p_value")
     if p is None or "pal" not in (record.get("models") or {}):
         return ""
-    said = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if abs(p - LEVEL) > 1e-3 else f"p = {p:.4f}"
+    said = p_in_words(p)
     if p > LEVEL:
         return f"On validation, chance alone could make several prototypes look so good: {said}, plurality test."
     hardly = f"Chance alone would hardly make several prototypes look so good: {said}, plurality test."

@@ -89,18 +89,11 @@ def solve_weights(
 
 
 def solve_one(
-    margins: Tensor,
-    label: Tensor,
-    weight: Tensor,
-    prior: Tensor,
-    strength: float,
-    loss: Loss,
-    start: Tensor,
-    precision: Tensor | None = None,
+    margins: Tensor, label: Tensor, weight: Tensor, prior: Tensor, strength: float, loss: Loss, start: Tensor
 ) -> Tensor:
     """Weights (K,) of one user with answers (n, K), (n,), (n,) and prior (K,), from a start (K,), without the books."""
     pi, w = (x.double().clamp(min=1e-9)[None] for x in (prior, start))
-    problem = _Problem(margins[None], label[None], weight[None], pi / pi.sum(), strength, precision).to(torch.float64)
+    problem = _Problem(margins[None], label[None], weight[None], pi / pi.sum(), strength).to(torch.float64)
     w = w / w.sum()
     if loss.name != "hinge":
         found, gap = _newton(problem, loss, w, 0.5 * TOLERANCE, 40)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import polars as pl
 import typer
 
 import pal
@@ -147,6 +146,9 @@ def user_id_of(model: RewardModel, text: str) -> str | int:
             user = int(text)
         except ValueError:
             raise InputError(f"user {text!r}: the ids of this model are whole numbers") from None
-    if int(model.users.rows(pl.Series([user]))[0]) < 0:
-        raise UnknownUserError(f"the model does not know user {text!r}: 'pal adapt' adds people from their answers")
+    try:
+        model.users.row(user)
+    except UnknownUserError:
+        said = f"the model does not know user {text!r}: 'pal adapt' adds people from their answers"
+        raise UnknownUserError(said) from None
     return user

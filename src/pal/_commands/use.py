@@ -111,7 +111,7 @@ def adapt(
     added, replaced, gaps = 0, 0, list[float]()
     if data is not None:
         if several(workers, ray_address):
-            on = {**_on(workers, ray_address), "embeddings": embeddings, "images": images}
+            on = _on(workers, ray_address, embeddings=embeddings, images=images)
             frame = _adapted(model_dir, data, target, on)
             users, gaps = UserWeights.from_frame(frame, model.n_prototypes), frame["gap"].to_list()
         else:
@@ -182,7 +182,7 @@ def score(
     Example: pal score model answers.parquet -o scored.parquet
     """
     if several(workers, ray_address):
-        on = {**_on(workers, ray_address), "embeddings": embeddings, "images": images}
+        on = _on(workers, ray_address, embeddings=embeddings, images=images)
         rows = distributed.score(model_dir, data, out, **on)
         _scored(rows, out, as_json)
         return
@@ -196,9 +196,9 @@ def score(
     _scored(len(frame), out, as_json)
 
 
-def _on(workers: int, address: str | None) -> dict[str, Any]:
+def _on(workers: int, address: str | None, **options: Any) -> dict[str, Any]:
     """How several workers are asked."""
-    return {"workers": workers, "address": address, "progress": True}
+    return {"workers": workers, "address": address, "progress": True, **options}
 
 
 def _scored(rows: int, out: Path, as_json: bool) -> None:
@@ -232,7 +232,7 @@ def embed(
     name = encoder or default_encoder(images)
     mode = "joint" if joint else "separate"
     if several(workers, ray_address):
-        on = {**_on(workers, ray_address), "prompt_mode": mode, "images": images, "dtype": dtype}
+        on = _on(workers, ray_address, prompt_mode=mode, images=images, dtype=dtype)
         store = distributed.embed(data, name, out, **on)
     else:
         comparisons = Source(data, images=images, min_votes=min_votes).comparisons()

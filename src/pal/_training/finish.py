@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -97,11 +98,15 @@ class _Finish:
     ) -> None:
         self.tables, self.prototypes, self.trained, self.bias = tables, prototypes, trained, bias
         self.shards, self.mean = shards, shards.mean(trained.weights)
-        self.precision = _precision(trained.weights, self.mean, shards)
         none = UserWeights.none(shape.n_prototypes, tables.user_ids)
         self.model = RewardModel(replace(shape, side_bias=shape.slope * bias), prototypes, none, self.mean)
         self.terms, self.val_terms = self.model.terms(tables.questions), self.model.terms(tables.val_questions)
         self.solves = shape.n_prototypes > 1 and (self.terms.margins is not None or shape.partition)
+
+    @cached_property
+    def precision(self) -> Tensor:
+        """(K, K) of a normal prior with the covariance of the trained users' weights."""
+        return _precision(self.trained.weights, self.mean, self.shards)
 
     def run(self) -> Finished:
         answers, val, n = self.tables.answers, self.tables.val_answers, len(self.trained)
