@@ -130,6 +130,27 @@ def test_growing_makes_near_copies_of_one_prototype(name):
     assert float((after[:, 0] - after[:, 1]).detach().abs().max()) > 0
 
 
+def without_skip():
+    return FixedPrototypes(a_map("mlp", in_dim=d), K, "mixture_of_maps", generator=generator())
+
+
+@pytest.mark.parametrize("name", [*sorted(every()), "a-linear", "a-without-skip"])
+def test_rescaling_multiplies_margins(name):
+    more = {"a-linear": FixedPrototypes(a_map("linear"), K, "mixture_of_maps", generator=generator())}
+    proto = {**every(), **more, "a-without-skip": without_skip()}[name]
+    left, right, prompts, weights = some()
+    prompts = prompts if name.startswith("b") else None
+    if name == "a-without-skip":
+        left, right = left[:, :d], right[:, :d]
+
+    def margin():
+        return (proto.reward(prompts, left, weights) - proto.reward(prompts, right, weights)).detach()
+
+    before = margin()
+    proto.rescale(1.7)
+    torch.testing.assert_close(margin(), 1.7 * before, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
+
+
 @pytest.mark.parametrize("name", sorted(every()))
 def test_features_are_finite_and_of_bounded_width(name):
     questions, _ = asked(name)

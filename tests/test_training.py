@@ -358,6 +358,24 @@ def test_validation_answers_are_learned_from_once_they_have_chosen():
     )
 
 
+@pytest.mark.parametrize("model", ["a", "b"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_last_passes_do_not_make_margins_larger(model, k):
+    parts = parts_of(tiny(400), unseen_users=0.0)
+    config = TrainConfig(model=model, n_prototypes=k, **QUICK)
+    result = train(parts.train, parts.validation, config, k)
+    people = result.begun.users.weights
+
+    def margins(model):
+        questions, asked = model.questions(parts.train)
+        return model.terms(questions).margins.detach()[asked] @ people.T
+
+    before, after = margins(result.begun), margins(result.model)
+    assert not torch.allclose(before, after, rtol=1e-2)
+    assert float(after.square().mean()) == pytest.approx(float(before.square().mean()), rel=1e-3)
+    assert result.model.config.slope == result.begun.config.slope  # which validation answers found for that size
+
+
 def test_uncertain_weights_draw_prototypes_together():
     data = tiny(300, users=60)  # five answers a person
     parts = parts_of(data, unseen_users=0.0)

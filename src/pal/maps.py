@@ -39,6 +39,11 @@ class LinearMap(nn.Module):
         y = torch.mm(x, self.weight.flatten(0, 1).T * self.input_scale)
         return y.view(len(x), *self.weight.shape[:2])
 
+    @torch.no_grad()
+    def stretch(self, factor: float) -> None:
+        """Multiplies what the map gives (in place)."""
+        self.input_scale.mul_(factor)
+
 
 class MLPMap(nn.Module):
     """x -> S x + W2 dropout(relu(W1 x + b)): two layers with a residual connection (paper, E.4).
@@ -101,6 +106,13 @@ class MLPMap(nn.Module):
         if self.skip is None:
             return y + (x * self.input_scale)[:, None, :]
         return y + skip.view(len(x), copies, self.out_dim)
+
+    @torch.no_grad()
+    def stretch(self, factor: float) -> None:
+        """Multiplies what the map gives (in place)."""
+        self.input_scale.mul_(factor)
+        self.hidden.div_(factor)
+        self.out.mul_(factor)
 
 
 def make_map(

@@ -141,6 +141,10 @@ class Prototypes(nn.Module, ABC):
     def grow(self, n_prototypes: int, noise: float, generator: torch.Generator) -> None:
         """Makes of one prototype K near copies (in place)."""
 
+    @abstractmethod
+    def rescale(self, factor: float) -> None:
+        """Multiplies all margins by a positive factor (in place)."""
+
 
 def _near_copies(parameter: Tensor, n: int, noise: float, generator: torch.Generator) -> nn.Parameter:
     copies = parameter.detach().mean(0, keepdim=True).repeat(n, *[1] * (parameter.ndim - 1))
@@ -232,6 +236,13 @@ class FixedPrototypes(Prototypes):
         """Makes of one prototype K near copies (in place)."""
         self.points = _near_copies(self.points, n_prototypes, noise, generator)
 
+    @torch.no_grad()
+    def rescale(self, factor: float) -> None:
+        """Multiplies all margins by a positive factor (in place)."""
+        root = math.sqrt(factor)  # margins are products of two latent vectors
+        self.f.stretch(root)
+        self.points.mul_(root)  # in the latent space, or where the stretched inputs live
+
 
 class PromptPrototypes(Prototypes):
     """Model B: each prototype is a function of the prompt, a reward is the cosine to it (paper, section 2.2).
@@ -312,6 +323,11 @@ class PromptPrototypes(Prototypes):
         for name, parameter in list(self.g.named_parameters(recurse=False)):
             setattr(self.g, name, _near_copies(parameter, n_prototypes, noise, generator))
 
+    @torch.no_grad()
+    def rescale(self, factor: float) -> None:
+        """Multiplies all margins by a positive factor (in place)."""
+        self.log_scale.add_(math.log(factor))
+
 
 class LinearPrototypes(Prototypes):
     """Rewards linear in the embedding: rho_k(h) = <theta_k, h>.
@@ -351,6 +367,11 @@ class LinearPrototypes(Prototypes):
     def grow(self, n_prototypes: int, noise: float, generator: torch.Generator) -> None:
         """Makes of one prototype K near copies (in place)."""
         self.theta = _near_copies(self.theta, n_prototypes, noise, generator)
+
+    @torch.no_grad()
+    def rescale(self, factor: float) -> None:
+        """Multiplies all margins by a positive factor (in place)."""
+        self.theta.mul_(factor)
 
 
 def differences(of_items: Tensor, questions: Questions) -> Tensor:

@@ -141,6 +141,7 @@ class _Finish:
         return Finished(self.model.with_users(people), losses, shared, metrics)
 
     def refit(self, done: Finished) -> RewardModel:
+        self._temper(done.model)
         known = (self.tables.val_answers.user < len(self.trained)).nonzero().squeeze(1)
         terms, both = _joined(self.terms, self.tables.answers, self.val_terms, self.tables.val_answers.take(known))
         if self.model.n_prototypes > 1:
@@ -264,6 +265,29 @@ class _Finish:
     def _calibrate(self, judged: tuple[Tensor, Tensor], val: Answers) -> None:
         slope = self._slope(judged, val)
         self._change(slope=slope, side_bias=slope * self.bias)
+
+    def _temper(self, calibrated: RewardModel) -> None:
+        """Gives margins the size at which validation answers calibrated them: those answers cannot do it again."""
+        if self.terms.margins is None:
+            return
+        weights = calibrated.users.weights
+        before, now = self._size(calibrated.terms(self.tables.questions), weights), self._size(self.terms, weights)
+        if not before or not now:
+            return
+        self.prototypes.rescale(before / now)
+        self.bias *= before / now
+        self.terms, self.val_terms = (self.model.terms(q) for q in (self.tables.questions, self.tables.val_questions))
+        self._change(side_bias=self.model.config.slope * self.bias)
+
+    def _size(self, terms: Terms, weights: Tensor) -> float:
+        """Root mean square of everybody's margins, each question as often as it was asked, whoever answered it."""
+        if terms.margins is None:
+            raise TypeError("terms of a linear variant hold margins")
+        wide = weights.double()
+        second = self.shards.total(wide.T @ wide) / self.shards.count(len(wide))
+        margins = terms.margins.double()
+        square = ((margins @ second) * margins).sum(1)
+        return math.sqrt(self._mean_of(square[self.tables.answers.question]))
 
     def _log_loss(self, judged: tuple[Tensor, Tensor], val: Answers, slope: float) -> float:
         losses = _losses(*judged, val, slope)
