@@ -18,7 +18,7 @@ from pal.training import TrainConfig, TrainResult, tabulated, train
 
 __all__ = ["CANDIDATES", "Choice", "FitResult", "Stage", "explore", "fit", "select"]
 
-CANDIDATES = (1, 2, 3, 5, 8, 12, 16)  # of n_prototypes="auto"
+CANDIDATES = (1, 2, 3, 5, 8, 12, 16, 24)  # of n_prototypes="auto"
 _FEW = 5000  # training answers
 
 
