@@ -1,7 +1,9 @@
 """The plurality test: false alarms on homogeneous populations, power on populations drawn from a fit of real people.
 
-Run `python benchmarks/plurality.py [homogeneous] [simulated] [power] [--populations N] [--prototypes 1,3]`;
-results go to benchmarks/results/plurality-NAME.json, a population at a time, and a run goes on where it stopped.
+Run `python benchmarks/plurality.py [homogeneous] [simulated] [power] [--populations N] [--prototypes 1,3]`, with
+`--spread`, `--users` and `--answers` for other points of the curve of power; results go to
+benchmarks/results/plurality-NAME.json, a population at a time, and a run goes on where it stopped. Draws
+docs/images/power.png from all that are there (`--draw` does only this).
 """
 
 import argparse
@@ -80,6 +82,47 @@ def run(name: str, make: Callable[[int], pal.EmbeddedComparisons], n: int, proto
         machine.write(path.stem, {"plural": found, "of": len(rows), "populations": rows})
 
 
+def wilson(found: int, of: int) -> tuple[float, float]:
+    """95% interval of a share (Wilson, 1927)."""
+    z, share = 1.96, found / of
+    centre, half = share + z * z / (2 * of), z * np.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return (centre - half) / (1 + z * z / of), (centre + half) / (1 + z * z / of)
+
+
+def draw() -> None:
+    """The curve of power: how often plurality is found, by how far people are from their mean and what they answer."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    points: dict[int, list[tuple[float, int, int]]] = {}
+    for path in machine.RESULTS.glob("plurality-*.json"):
+        name, result = path.stem.split("-")[1:], json.loads(path.read_text())["result"]
+        answers, spread = (int(name[2]), float(name[3])) if len(name) == 4 else (ANSWERS, float(name[0] == "power"))
+        if name[0] == "power" or name == ["homogeneous"]:
+            points.setdefault(answers, []).append((spread, result["plural"], result["of"]))
+    figure, axes = plt.subplots(figsize=(5.2, 3.4))
+    for shift, (answers, found) in enumerate(sorted(points.items())):
+        spread, plural, of = (np.array(column) for column in zip(*sorted(found), strict=True))
+        low, high = zip(*(wilson(int(a), int(b)) for a, b in zip(plural, of, strict=True)), strict=True)
+        share = plural / of
+        bars = [share - np.array(low), np.array(high) - share]
+        axes.errorbar(
+            spread + 0.012 * (shift - 1), share, np.abs(bars), marker="o", capsize=3, label=f"{answers} answers each"
+        )
+    axes.axhline(0.05, color="grey", linewidth=0.8, linestyle=":")
+    axes.annotate("level of the test", (1.0, 0.06), ha="right", fontsize=8, color="grey")
+    axes.set_xlabel("distance from the mean person (1: as fitted to bowling-green)")
+    axes.set_ylabel("share of populations found plural")
+    axes.set_title(f"{USERS} people; 95% intervals", fontsize=10)
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(machine.ROOT / "docs" / "images" / "power.png", dpi=130, bbox_inches="tight")
+    plt.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="default: all")
@@ -88,7 +131,11 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=USERS)
     parser.add_argument("--answers", type=int, default=ANSWERS)
     parser.add_argument("--spread", type=float, default=1.0, help="of people around their mean, for the curve of power")
+    parser.add_argument("--draw", action="store_true", help="only the picture")
     arguments = parser.parse_args()
+    if arguments.draw:
+        draw()
+        return
     users, answers = arguments.users, arguments.answers
     prototypes = tuple(int(k) for k in arguments.prototypes.split(","))
     standard = (users, answers, arguments.spread) == (USERS, ANSWERS, 1.0)
@@ -105,6 +152,7 @@ def main() -> None:
                 arguments.populations,
                 prototypes,
             )
+    draw()
 
 
 if __name__ == "__main__":
