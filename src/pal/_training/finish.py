@@ -283,8 +283,7 @@ class _Finish:
         """Root mean square of everybody's margins, each question as often as it was asked, whoever answered it."""
         if terms.margins is None:
             raise TypeError("terms of a linear variant hold margins")
-        wide = weights.double()
-        second = self.shards.total(wide.T @ wide) / self.shards.count(len(wide))
+        second = _second_moment(weights, torch.zeros(weights.shape[1]), self.shards)
         margins = terms.margins.double()
         square = ((margins @ second) * margins).sum(1)
         return math.sqrt(self._mean_of(square[self.tables.answers.question]))
@@ -319,14 +318,20 @@ class _Sample:
 
 def _precision(weights: Tensor, mean: Tensor, shards: Alone) -> Tensor:
     """(K, K) inverse covariance of users' weights (n, K) around their mean; the least variances are lifted a little."""
-    n, K = weights.shape
-    total = torch.zeros(K, K, dtype=torch.float64)
-    for piece in torch.split(weights, 1 << 17):
-        deviation = (piece - mean).double()
-        total += deviation.T @ deviation
-    covariance = shards.total(total) / shards.count(n)
+    covariance = _second_moment(weights, mean, shards)
+    K = len(covariance)
     floor = 1e-3 * covariance.trace() / K + 1e-6
     return torch.inverse(covariance + floor * torch.eye(K, dtype=torch.float64))
+
+
+def _second_moment(weights: Tensor, around: Tensor, shards: Alone) -> Tensor:
+    """(K, K) float64, of all users' weights, those here (n, K), around a point (K,)."""
+    n, K = weights.shape
+    total = torch.zeros(K, K, dtype=torch.float64)
+    for piece in torch.split(weights, 1 << 17):  # millions of users are not copied at once
+        deviation = (piece - around).double()
+        total += deviation.T @ deviation
+    return shards.total(total) / shards.count(n)
 
 
 def _joined(terms: Terms, answers: Answers, more_terms: Terms, more: Answers) -> tuple[Terms, Answers]:
