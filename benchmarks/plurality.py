@@ -82,34 +82,29 @@ def run(name: str, make: Callable[[int], pal.EmbeddedComparisons], n: int, proto
         machine.write(path.stem, {"plural": found, "of": len(rows), "populations": rows})
 
 
-def wilson(found: int, of: int) -> tuple[float, float]:
-    """95% interval of a share (Wilson, 1927)."""
-    z, share = 1.96, found / of
-    centre, half = share + z * z / (2 * of), z * np.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    return (centre - half) / (1 + z * z / of), (centre + half) / (1 + z * z / of)
-
-
 def draw() -> None:
     """The curve of power: how often plurality is found, by how far people are from their mean and what they answer."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from scipy.stats import binomtest
 
     points: dict[int, list[tuple[float, int, int]]] = {}
     for path in machine.RESULTS.glob("plurality-*.json"):
         name, result = path.stem.split("-")[1:], json.loads(path.read_text())["result"]
         answers, spread = (int(name[2]), float(name[3])) if len(name) == 4 else (ANSWERS, float(name[0] == "power"))
-        if name[0] == "power" or name == ["homogeneous"]:
+        users = int(name[1]) if len(name) == 4 else USERS
+        if users == USERS and (name[0] == "power" or name == ["homogeneous"]):
             points.setdefault(answers, []).append((spread, result["plural"], result["of"]))
     figure, axes = plt.subplots(figsize=(5.2, 3.4))
     for shift, (answers, found) in enumerate(sorted(points.items())):
         spread, plural, of = (np.array(column) for column in zip(*sorted(found), strict=True))
-        low, high = zip(*(wilson(int(a), int(b)) for a, b in zip(plural, of, strict=True)), strict=True)
+        ranges = [binomtest(int(a), int(b)).proportion_ci(method="wilson") for a, b in zip(plural, of, strict=True)]
         share = plural / of
-        bars = [share - np.array(low), np.array(high) - share]
+        bars = np.array([[x - r.low, r.high - x] for x, r in zip(share, ranges, strict=True)]).T
         axes.errorbar(
-            spread + 0.012 * (shift - 1), share, np.abs(bars), marker="o", capsize=3, label=f"{answers} answers each"
+            spread + 0.012 * (shift - 1), share, bars.clip(0), marker="o", capsize=3, label=f"{answers} answers each"
         )
     axes.axhline(0.05, color="grey", linewidth=0.8, linestyle=":")
     axes.annotate("level of the test", (1.0, 0.06), ha="right", fontsize=8, color="grey")

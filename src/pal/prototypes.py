@@ -8,7 +8,7 @@ finish the margin per answer.
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,10 @@ class Terms:
     difference: Tensor | None = None
     offset: Tensor | None = None
     directions: Tensor | None = None
+
+    def times(self, factor: float) -> "Terms":
+        """The same of prototypes that were rescaled, in the linear variants."""
+        return replace(self, margins=None if self.margins is None else factor * self.margins)
 
 
 def _columns(table: Tensor, rows: Tensor) -> Tensor:

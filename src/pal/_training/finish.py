@@ -34,12 +34,21 @@ _SOME = 100_000  # answers from which strengths and the population are learned
 
 @dataclass(frozen=True)
 class Finished:
-    """The model, its log-loss on each validation answer (n,), that with everybody's mean weights, and metrics."""
+    """What `finish` made.
+
+    Attributes:
+        model: the model.
+        validation_loss: (n,) log-loss on each validation answer.
+        shared_loss: (n,) the same with everybody's mean weights.
+        metrics: plain numbers.
+        size: of the margins that the model was calibrated with: their root mean square; 0 where not linear in w.
+    """
 
     model: RewardModel
     validation_loss: Tensor
     shared_loss: Tensor
     metrics: dict[str, Any]
+    size: float
 
 
 @torch.no_grad()
@@ -138,10 +147,10 @@ class _Finish:
         }
         if self.solves:
             self._change(strength=few_strength)
-        return Finished(self.model.with_users(people), losses, shared, metrics)
+        return Finished(self.model.with_users(people), losses, shared, metrics, self._size(people.weights))
 
     def refit(self, done: Finished) -> RewardModel:
-        self._temper(done.model)
+        self._temper(done)
         known = (self.tables.val_answers.user < len(self.trained)).nonzero().squeeze(1)
         terms, both = _joined(self.terms, self.tables.answers, self.val_terms, self.tables.val_answers.take(known))
         if self.model.n_prototypes > 1:
@@ -266,25 +275,23 @@ class _Finish:
         slope = self._slope(judged, val)
         self._change(slope=slope, side_bias=slope * self.bias)
 
-    def _temper(self, calibrated: RewardModel) -> None:
+    def _temper(self, done: Finished) -> None:
         """Gives margins the size at which validation answers calibrated them: those answers cannot do it again."""
-        if self.terms.margins is None:
+        now = self._size(done.model.users.weights)
+        if not done.size or not now:
             return
-        weights = calibrated.users.weights
-        before, now = self._size(calibrated.terms(self.tables.questions), weights), self._size(self.terms, weights)
-        if not before or not now:
-            return
-        self.prototypes.rescale(before / now)
-        self.bias *= before / now
-        self.terms, self.val_terms = (self.model.terms(q) for q in (self.tables.questions, self.tables.val_questions))
+        factor = done.size / now
+        self.prototypes.rescale(factor)
+        self.bias *= factor
+        self.terms, self.val_terms = self.terms.times(factor), self.val_terms.times(factor)
         self._change(side_bias=self.model.config.slope * self.bias)
 
-    def _size(self, terms: Terms, weights: Tensor) -> float:
-        """Root mean square of everybody's margins, each question as often as it was asked, whoever answered it."""
-        if terms.margins is None:
-            raise TypeError("terms of a linear variant hold margins")
+    def _size(self, weights: Tensor) -> float:
+        """Root mean square of everybody's margins, each question as often as it was asked; 0 where not linear in w."""
+        if self.terms.margins is None:
+            return 0.0
         second = _second_moment(weights, torch.zeros(weights.shape[1]), self.shards)
-        margins = terms.margins.double()
+        margins = self.terms.margins.double()
         square = ((margins @ second) * margins).sum(1)
         return math.sqrt(self._mean_of(square[self.tables.answers.question]))
 
