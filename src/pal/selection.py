@@ -174,11 +174,16 @@ def _gain(pooled: TrainResult, result: TrainResult, user: Any) -> Gain:
 
 
 def _choose(losses: dict[int, npt.NDArray[Any]], p_value: float) -> int:
-    """One prototype unless the test finds plurality; then the number with the least loss."""
+    """One prototype unless the test finds plurality; then the number whose loss, with its neighbours', is least.
+
+    Runs differ by luck as much as by their number of prototypes, in which the loss is smooth (docs/decisions.md, 85).
+    """
     if 1 in losses and not p_value <= LEVEL:
         return 1
-    several = {k: v for k, v in losses.items() if k != 1 or len(losses) == 1}
-    return min(several, key=lambda k: float(several[k].mean()))
+    several = sorted(k for k in losses if k != 1 or len(losses) == 1)
+    loss = np.array([losses[k].mean() for k in several])
+    left, right = np.r_[loss[:1], loss[:-1]], np.r_[loss[1:], loss[-1:]]
+    return several[int((left / 4 + loss / 2 + right / 4).argmin())]
 
 
 @dataclass(frozen=True)

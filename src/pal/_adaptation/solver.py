@@ -355,21 +355,22 @@ def _newton(problem: _Problem, loss: Loss, start: Tensor, tolerance: float, step
         step = (0.99 / (-scaled).max(1).values.clamp(min=0.99)).clamp(max=1.0)
         direction = w * scaled
         slope, change = (grad * direction).sum(1), _times(centred.m, direction)
-        moved = False
-        for _ in range(40):  # halve where the objective did not fall enough
-            trial = w + step[:, None] * direction
-            trial_z = z + step[:, None] * change
-            new = p.objective(trial_z, trial, loss)
-            noise = 8 * torch.finfo(w.dtype).eps * value.abs()
-            bad = new > value + 1e-4 * step * slope + noise
-            moved = moved or not bool(bad.all())
-            if not bool(bad.any()):
+        trial, trial_z = w + step[:, None] * direction, z + step[:, None] * change
+        new = p.objective(trial_z, trial, loss)
+        enough = value + 8 * torch.finfo(w.dtype).eps * value.abs()  # rounding
+        bad = (new > enough + 1e-4 * step * slope).nonzero().squeeze(1)
+        moved = len(bad) < len(w)
+        for halving in range(40):  # halve where the objective did not fall enough
+            if not len(bad):
                 break
-            step = torch.where(bad, 0.5 * step, step)
-        else:
-            step = torch.where(bad, 0.0, step)
-            trial, trial_z = w + step[:, None] * direction, z + step[:, None] * change
-            new = p.objective(trial_z, trial, loss)
+            step[bad] = 0.5 * step[bad] if halving < 39 else 0.0
+            at = step[bad]
+            trial[bad] = w[bad] + at[:, None] * direction[bad]
+            trial_z[bad] = z[bad] + at[:, None] * change[bad]
+            new[bad] = p.take(bad).objective(trial_z[bad], trial[bad], loss)
+            still = new[bad] > enough[bad] + 1e-4 * at * slope[bad]
+            moved = moved or not bool(still.all())
+            bad = bad[still]
         # the multiplier moves by the same system (primal-dual), so that a weight that fell too far comes back at once
         goal = p.strength * p.prior
         dual = (barrier + step[:, None] * (goal - barrier - barrier * scaled)) * (trial / w)

@@ -47,7 +47,8 @@ class TrainConfig:
         eval_every: steps between evaluations; None: a pass, from 8 to 25.
         refit: end with training and validation answers together: some last passes over them, then weights solved on
             them.
-        last_passes: how many at each of two low learning rates; 0: only the weights are solved anew.
+        last_passes: how many at the full learning rates and at each of two low ones (of the pooled model only at
+            these); 0: only the weights are solved anew.
         seed: of everything random.
         device: "auto", "cpu", "cuda", "mps".
         precision: "float32", or "bfloat16" (autocast of the maps).

@@ -1,7 +1,7 @@
 """After the loop: the shared part is frozen, weights solved, probabilities calibrated, the population learned."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from pal._adaptation.fitting import fit_weights, uncertainty
 from pal._adaptation.prior import Prior, learn_population, posterior
 from pal._training.alone import Alone
 from pal._training.tables import Tables
+from pal._while_better import while_better
 from pal.losses import get_loss, moderated
 from pal.model import ModelConfig, RewardModel, margin_moments
 from pal.prototypes import Prototypes, Terms
@@ -227,13 +228,15 @@ class _Finish:
 
     def _best(self, some: Answers, val: Answers, users: UserWeights) -> tuple[str, float]:
         """To what seen people's weights are held and how strongly, so that they predict the validation answers best."""
-        losses: dict[tuple[str, float], float] = {}
-        for held, strengths in STRENGTHS.items():
-            priors = self._priors(self.terms, some, users, held, strengths)
-            for strength, prior in zip(strengths, priors, strict=True):
+
+        def tries(held: str) -> Iterator[_Held]:
+            strengths = STRENGTHS[held]
+            for strength, prior in zip(strengths, self._priors(self.terms, some, users, held, strengths), strict=True):
                 judged = self._judge(self._solved(self.terms, some, users, prior), val)
-                losses[held, strength] = self._log_loss(judged, val, self._slope(judged, val))
-        return min(losses, key=lambda chosen: losses[chosen])
+                yield _Held(held, strength, self._log_loss(judged, val, self._slope(judged, val)))
+
+        best = min((while_better(tries(held)) for held in STRENGTHS), key=lambda found: found.loss)
+        return best.to, best.strength
 
     def _best_for_new(self, sample: "_Sample", some: Answers, val: Answers, users: UserWeights) -> float:
         """How strongly new people are held to their posterior mean: seen people play them."""
@@ -244,14 +247,16 @@ class _Finish:
         order = order[torch.argsort(some.user[order], stable=True)]
         counts = torch.bincount(some.user, minlength=n)
         rank = torch.arange(len(some)) - (counts.cumsum(0) - counts)[some.user[order]]
-        total = dict.fromkeys(FEW_STRENGTHS, 0.0)
-        for shots in SHOTS:
-            few = some.take(order[rank < shots])
-            priors = self._priors(self.terms, few, users, "posterior", FEW_STRENGTHS)
-            for strength, prior in zip(FEW_STRENGTHS, priors, strict=True):
-                judged = self._judge(self._solved(self.terms, few, users, prior), val)
-                total[strength] += self._log_loss(judged, val, self.model.config.slope)
-        return min(total, key=lambda strength: total[strength])
+        shown = [some.take(order[rank < shots]) for shots in SHOTS]
+        priors = [self._priors(self.terms, few, users, "posterior", FEW_STRENGTHS) for few in shown]
+
+        def tries() -> Iterator[_Held]:
+            for i, strength in enumerate(FEW_STRENGTHS):
+                played = [self._solved(self.terms, few, users, of[i]) for few, of in zip(shown, priors, strict=True)]
+                losses = [self._log_loss(self._judge(p, val), val, self.model.config.slope) for p in played]
+                yield _Held("posterior", strength, sum(losses))
+
+        return while_better(tries()).strength
 
     # -- probabilities ------------------------------------------------------------------------------------------
 
@@ -298,6 +303,15 @@ class _Finish:
     def _log_loss(self, judged: tuple[Tensor, Tensor], val: Answers, slope: float) -> float:
         losses = _losses(*judged, val, slope)
         return self._mean_of(losses if val.weight is None else losses * val.weight)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What weights were held to, how strongly, and the log-loss that came of it."""
+
+    to: str
+    strength: float
+    loss: float
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ __all__ = ["Run"]
 PIECE = 2048  # answers whose questions are mapped at a time, where nearly each has its own
 SAVE_EVERY = 5.0  # seconds between checkpoints
 SOLVED = 2.5e-3  # a validation loss below which nothing is left to learn, only margins to inflate
-LAST = (0.2, 0.04)  # shares of the learning rates at which validation answers are gone over with the others
+LAST = (1.0, 0.2, 0.04)  # shares of the learning rates at which validation answers are gone over with the others
 TOLD = 10.0  # answers that tell as much of a person as one draw of a prototype from their weights would
 IMPROVEMENT = 1e-3  # share of the loss that an evaluation must gain to count
 
@@ -185,13 +185,13 @@ class Run:
         self._restore(self.best)
 
     def go_over(self, passes: int) -> None:
-        """Some last passes over training and validation answers together, at low learning rates.
+        """Some last passes over training and validation answers together, at falling learning rates.
 
         What validation has to say has been said by then, and its answers teach as much as any others. A run that ended
         because nothing was left to learn stays as it is.
 
         Args:
-            passes: at each rate; together no more steps than half of those that the run took.
+            passes: at each of the rates; together no more steps than three quarters of those that the run took.
         """
         if self.state.best_loss < SOLVED:
             return
@@ -200,10 +200,11 @@ class Run:
         told = self.shards.count(len(self.every.answers)) / train.n  # answers a row stands for: more than 1 if pooled
         batch = self._batch_size(math.ceil(train.n + held_out.n / told))
         sides = [(train, batch), (held_out, math.ceil(batch * told))]
-        most = max(1, self.state.step // (2 * len(LAST)))
+        most = max(1, self.state.step // 4)
         self._new_optimisers()
         with self._threads():
-            for factor in LAST:
+            # a pooled model has few steps a pass: a new optimiser's first ones at full rates would only shake it
+            for factor in LAST if self.learns_users else LAST[1:]:
                 self.optimiser.factor, self.users.lr = factor, factor * self.config.user_lr
                 batches = (part for _ in range(passes) for part in self._mixed(sides))
                 for side, numbers in islice(batches, most):

@@ -1,8 +1,7 @@
 """The training loop of the baselines that have no closed form: Adam, early stopping on validation, best state kept."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,12 +11,11 @@ from pal._adam import Adam
 from pal.baselines._features import Asked, Features
 from pal.baselines._personal import answers_of, users_of
 from pal.embeddings import EmbeddedComparisons
-from pal.errors import InputError
 from pal.questions import compact
 from pal.training import TrainConfig
 from pal.users import rows_of
 
-__all__ = ["Batch", "Problem", "descend", "pick", "while_better"]
+__all__ = ["SOLVED", "Batch", "Problem", "descend", "pick"]
 
 IMPROVEMENT = 1e-3  # share of the loss that an evaluation must gain to count
 SOLVED = 4e-3  # a validation loss below which nothing is left to learn, only margins to inflate
@@ -26,35 +24,6 @@ SOLVED = 4e-3  # a validation loss below which nothing is left to learn, only ma
 def pick(table: Tensor, rows: Tensor) -> Tensor:
     """Rows of a table; unlike table[rows], its gradient is the same sum in the same order on any number of threads."""
     return torch.index_select(table, 0, rows)
-
-
-class Fitted(Protocol):
-    """What a fit with some setting came to."""
-
-    @property
-    def loss(self) -> float:
-        """On validation."""
-
-
-Fit = TypeVar("Fit", bound=Fitted)
-
-
-def while_better(fits: Iterable[Fit]) -> Fit:
-    """The fit of the least validation loss; the first one that is worse than the best ends the search.
-
-    Raises:
-        InputError: there are no fits.
-    """
-    best: Fit | None = None
-    for fit in fits:
-        if best is not None and fit.loss > best.loss:
-            break
-        best = fit
-        if fit.loss < SOLVED:
-            break
-    if best is None:
-        raise InputError("there is nothing to choose from")
-    return best
 
 
 @dataclass(frozen=True)

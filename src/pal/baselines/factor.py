@@ -16,7 +16,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from pal.baselines._descend import Batch, Problem, descend, pick, while_better
+from pal._while_better import while_better
+from pal.baselines._descend import SOLVED, Batch, Problem, descend, pick
 from pal.baselines._features import PENALTIES, Features, frame_of, pooled_regression
 from pal.baselines._linear_model import Linear, LinearModel
 from pal.baselines._lookup import Lookup
@@ -124,8 +125,8 @@ def fit_factor(train: EmbeddedComparisons, validation: EmbeddedComparisons, conf
     def fit(rank: int, penalty: float) -> _Fit:
         return _fit(problem, sides, n, lean, rank, penalty, config)
 
-    penalty = while_better(fit(8, penalty) for penalty in LAMBDAS).penalty
-    found = while_better(fit(rank, penalty) for rank in RANKS)
+    penalty = while_better((fit(8, penalty) for penalty in LAMBDAS), SOLVED).penalty
+    found = while_better((fit(rank, penalty) for rank in RANKS), SOLVED)
     shared = _Table(lookup, features, theta, found.bias, found.vectors)
     return FactorModel.chosen(frame, shared, train, validation, found.pooled, STRENGTHS)
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pal.baselines._descend import Batch, Problem, descend, pick, while_better
+from pal._while_better import while_better
+from pal.baselines._descend import SOLVED, Batch, Problem, descend, pick
 from pal.baselines._features import PENALTIES, Features, frame_of, pooled_regression
 from pal.baselines._linear_model import Linear, LinearModel
 from pal.embeddings import EmbeddedComparisons
@@ -69,7 +70,7 @@ def fit_lore(train: EmbeddedComparisons, validation: EmbeddedComparisons, config
     features = Features.wide(train, frame)
     problem = Problem(features, train, validation)
     theta = pooled_regression(features, train, validation, PENALTIES).float()
-    found = while_better(_fit(problem, theta, rank, config) for rank in RANKS)
+    found = while_better((_fit(problem, theta, rank, config) for rank in RANKS), SOLVED)
     basis = _Basis(features, found.basis)
     return LoReModel.chosen(frame, basis, train, validation, found.pooled, STRENGTHS, simplex=True)
 

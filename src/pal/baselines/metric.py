@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pal.baselines._descend import Batch, Problem, descend, pick, while_better
+from pal._while_better import while_better
+from pal.baselines._descend import SOLVED, Batch, Problem, descend, pick
 from pal.baselines._features import PENALTIES, Features, frame_of, pooled_regression
 from pal.baselines._linear_model import Linear, LinearModel
 from pal.embeddings import EmbeddedComparisons
@@ -85,7 +86,7 @@ def fit_metric(train: EmbeddedComparisons, validation: EmbeddedComparisons, conf
         for penalty in LAMBDAS:
             yield _fit(problem, theta, penalty, config)
 
-    found = while_better(fits())
+    found = while_better(fits(), SOLVED)
     return MetricModel.chosen(frame, _Metric(features, found.factor), train, validation, found.pooled, STRENGTHS)
 
 

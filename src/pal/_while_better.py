@@ -1,0 +1,41 @@
+"""A search along one setting, from which the loss falls and then rises."""
+
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
+
+from pal.errors import InputError
+
+__all__ = ["while_better"]
+
+
+class Tried(Protocol):
+    """What a setting came to."""
+
+    @property
+    def loss(self) -> float:
+        """On validation."""
+
+
+T = TypeVar("T", bound=Tried)
+
+
+def while_better(tries: Iterable[T], solved: float = 0.0) -> T:
+    """The try of the least loss; the first one that is worse than the best ends the search, and so does a solved one.
+
+    Args:
+        tries: made as they are asked for.
+        solved: a loss below which nothing is left to choose by.
+
+    Raises:
+        InputError: there are no tries.
+    """
+    best: T | None = None
+    for each in tries:
+        if best is not None and each.loss > best.loss:
+            break
+        best = each
+        if each.loss < solved:
+            break
+    if best is None:
+        raise InputError("there is nothing to choose from")
+    return best
