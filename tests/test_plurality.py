@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 import pal
-from pal._plurality import gain_of, plurality, smallest_good
+from pal._plurality import gain_of, plurality, smallest_good, smoothest_good
 from pal.testing import tiny
 
 
@@ -50,6 +50,21 @@ def test_the_fewest_prototypes_within_a_standard_error():
     assert smallest_good({**made, 3: made[2] - 0.001}, user) in (2, 3)
     made[3] = made[2] + 0.001 * np.random.default_rng(0).normal(size=len(user))
     assert smallest_good({k: made[k] for k in (1, 2, 3)}, user) == 2
+
+
+def test_of_numbers_that_cannot_be_told_apart_the_middle_of_the_valley():
+    user, rng = np.repeat(np.arange(100), 10), np.random.default_rng(0)
+
+    def around(**means):
+        noise = {k: rng.normal(size=len(user)) for k in means}
+        return {int(k[1:]): mean + 0.2 * (noise[k] - noise[k].mean()) for k, mean in means.items()}
+
+    valley = around(k2=0.5, k3=0.400, k5=0.402, k8=0.401, k12=0.45)
+    assert smoothest_good(valley, user) == 5
+    assert smallest_good(valley, user) == 3
+    cliff = around(k2=0.5, k3=0.400, k4=0.42, k5=0.43)  # its neighbours' loss speaks against 3, but 4 is surely worse
+    assert smoothest_good(cliff, user) == 3
+    assert smoothest_good({2: valley[2]}, user) == 2
 
 
 def test_errors_of_one_person_go_together():

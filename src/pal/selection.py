@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pal._plurality import LEVEL, Gain, gain_of, p_in_words, plurality, smallest_good
+from pal._plurality import LEVEL, Gain, gain_of, p_in_words, plurality, smallest_good, smoothest_good
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
 from pal.evaluation import metrics_of
@@ -141,7 +141,7 @@ def explore(
     p_value = plurality(losses, user, config.seed, shared) if len(losses) > 1 and 1 in losses else float("nan")
     # what was asked for; pooled was trained in any case
     given = isinstance(asked, int) or start is not None
-    chosen = max(results) if given else _choose({k: v for k, v in losses.items() if k in wanted}, p_value)
+    chosen = max(results) if given else _choose({k: v for k, v in losses.items() if k in wanted}, user, p_value)
     table = _compare(results, user).with_columns(chosen=pl.col("n_prototypes") == chosen)
     history = pl.concat(
         [r.history.insert_column(0, pl.lit(k, pl.Int64).alias("n_prototypes")) for k, r in results.items()]
@@ -173,17 +173,11 @@ def _gain(pooled: TrainResult, result: TrainResult, user: Any) -> Gain:
     return gain_of((pooled.validation_loss - result.validation_loss).double().numpy(), user)
 
 
-def _choose(losses: dict[int, npt.NDArray[Any]], p_value: float) -> int:
-    """One prototype unless the test finds plurality; then the number whose loss, with its neighbours', is least.
-
-    Runs differ by luck as much as by their number of prototypes, in which the loss is smooth (docs/decisions.md, 85).
-    """
+def _choose(losses: dict[int, npt.NDArray[Any]], user: npt.NDArray[Any], p_value: float) -> int:
+    """One prototype unless the test finds plurality; then the number that validation speaks for."""
     if 1 in losses and not p_value <= LEVEL:
         return 1
-    several = sorted(k for k in losses if k != 1 or len(losses) == 1)
-    loss = np.array([losses[k].mean() for k in several])
-    left, right = np.r_[loss[:1], loss[:-1]], np.r_[loss[1:], loss[-1:]]
-    return several[int((left / 4 + loss / 2 + right / 4).argmin())]
+    return smoothest_good({k: v for k, v in losses.items() if k != 1 or len(losses) == 1}, user)
 
 
 @dataclass(frozen=True)
