@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pal
+from pal._adaptation import solver
 from pal._adaptation.solver import variances
 from pal.adaptation import TOLERANCE, solve_weights
 from pal.losses import LOSSES, get_loss
@@ -305,3 +306,20 @@ def test_nobody_is_adapted_to_no_answers(known):
     users = pal.adapt(models[False], parts.unseen.take([]))
     assert len(users) == 0
     assert len(models[False].with_users(users).users) == len(models[False].users)
+
+
+def test_a_search_in_which_nobody_moves_ends(monkeypatch):
+    calls = []
+
+    def rising(problem, z, w, loss):
+        calls.append(len(w))
+        return torch.full((len(w),), float(len(calls)), dtype=w.dtype)
+
+    monkeypatch.setattr(solver._Problem, "objective", rising)
+    m = torch.tensor([[[1.0, -1.0]], [[2.0, 0.0]]], dtype=torch.float64)
+    prior = torch.full((1, 2), 0.5, dtype=torch.float64)
+    problem = solver._Problem(m, torch.ones(2, 1).double(), torch.ones(2, 1).double(), prior, 1.0)
+    weights, gap = solver._newton(problem, get_loss("logistic"), prior.expand(2, -1).clone(), 1e-12, 50)
+    assert len(calls) == 41  # where it starts, and 40 times half as far
+    torch.testing.assert_close(weights, prior.expand(2, -1))
+    assert (gap > 0).all()

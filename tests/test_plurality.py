@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 import pal
-from pal._plurality import gain_of, plurality, smallest_good, smoothest_good
+from pal._plurality import gain_of, middle_good, plurality, smallest_good
 from pal.testing import tiny
 
 
@@ -60,11 +60,11 @@ def test_of_numbers_that_cannot_be_told_apart_the_middle_of_the_valley():
         return {int(k[1:]): mean + 0.2 * (noise[k] - noise[k].mean()) for k, mean in means.items()}
 
     valley = around(k2=0.5, k3=0.400, k5=0.402, k8=0.401, k12=0.45)
-    assert smoothest_good(valley, user) == 5
+    assert middle_good(valley, user) == 5
     assert smallest_good(valley, user) == 3
     cliff = around(k2=0.5, k3=0.400, k4=0.42, k5=0.43)  # its neighbours' loss speaks against 3, but 4 is surely worse
-    assert smoothest_good(cliff, user) == 3
-    assert smoothest_good({2: valley[2]}, user) == 2
+    assert middle_good(cliff, user) == 3
+    assert middle_good({2: valley[2]}, user) == 2
 
 
 def test_errors_of_one_person_go_together():

@@ -358,11 +358,33 @@ def test_validation_answers_are_learned_from_once_they_have_chosen():
     )
 
 
+@pytest.mark.parametrize(
+    ("k", "settings", "rates"),
+    [
+        (3, {"batch_size": 16}, {1.0, 0.2, 0.04}),
+        (3, {}, {0.2, 0.04}),  # a step a pass
+        (1, {"batch_size": 16}, {0.2, 0.04}),
+        (3, {"batch_size": 16, "model": "b", "renormalize": True}, {0.2, 0.04}),
+    ],
+)
+def test_last_passes_begin_at_the_full_rates_where_that_does_good(monkeypatch, k, settings, rates):
+    parts, seen, step = parts_of(tiny(400), unseen_users=0.0), set(), Run._step
+
+    def watched(run, side, batch):
+        if run.state.done:
+            seen.add(run.optimiser.factor)
+        return step(run, side, batch)
+
+    monkeypatch.setattr(Run, "_step", watched)
+    train(parts.train, parts.validation, TrainConfig(n_prototypes=k, **{**QUICK, **settings}), k)
+    assert seen == rates
+
+
 @pytest.mark.parametrize("model", ["a", "b"])
 @pytest.mark.parametrize("k", [1, 3])
 def test_last_passes_do_not_make_margins_larger(model, k):
     parts = parts_of(tiny(400), unseen_users=0.0)
-    config = TrainConfig(model=model, n_prototypes=k, **QUICK)
+    config = TrainConfig(model=model, n_prototypes=k, **{**QUICK, "batch_size": 16})
     result = train(parts.train, parts.validation, config, k)
     people = result.begun.users.weights
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LEVEL", "Gain", "gain_of", "p_in_words", "plurality", "smallest_good", "smoothest_good"]
+__all__ = ["LEVEL", "Gain", "gain_of", "middle_good", "p_in_words", "plurality", "smallest_good"]
 
 LEVEL = 0.05  # of the test; the probability of seeing plurality where there is none
 _FLIPS = 4000
@@ -92,7 +92,7 @@ def p_in_words(p: float) -> str:
     return f"p = {p:.4f}" if abs(p - LEVEL) <= 1e-3 else f"p = {p:.3f}"
 
 
-def good_numbers(losses: Mapping[int, Array], user: Array) -> list[int]:
+def _good(losses: Mapping[int, Array], user: Array) -> list[int]:
     """The numbers of prototypes whose loss is within one standard error of the best (paired), ascending."""
     best = min(losses, key=lambda k: float(losses[k].mean()))
     worse = {k: gain_of(losses[k] - losses[best], user) for k in sorted(losses)}
@@ -101,16 +101,17 @@ def good_numbers(losses: Mapping[int, Array], user: Array) -> list[int]:
 
 def smallest_good(losses: Mapping[int, Array], user: Array) -> int:
     """The fewest prototypes whose loss is within one standard error of the best (Breiman et al., 1984)."""
-    return good_numbers(losses, user)[0]
+    return _good(losses, user)[0]
 
 
-def smoothest_good(losses: Mapping[int, Array], user: Array) -> int:
-    """Of the good numbers, that whose loss, averaged with those of the numbers before and after it, is least.
+def middle_good(losses: Mapping[int, Array], user: Array) -> int:
+    """Of the numbers within one standard error of the best, that whose loss averaged with its neighbours' is least.
 
-    The loss is smooth in the number of prototypes, single runs are not (docs/decisions.md, 85).
+    Neighbours are the numbers before and after it, at an end itself. The loss is smooth in the number of prototypes,
+    single runs are not (docs/decisions.md, 85).
     """
     numbers = sorted(losses)
     loss = np.array([losses[k].mean() for k in numbers])
     left, right = np.r_[loss[:1], loss[:-1]], np.r_[loss[1:], loss[-1:]]
     smooth = dict(zip(numbers, left / 4 + loss / 2 + right / 4, strict=True))
-    return min(good_numbers(losses, user), key=lambda k: smooth[k])
+    return min(_good(losses, user), key=lambda k: smooth[k])

@@ -144,7 +144,9 @@ def selection(record: Record) -> dict[str, Any] | None:
     else:
         finding = f"K\u00a0=\u00a0{k} was chosen on validation"
     loss = _plots.prototypes_tried(rows, "validation_log_loss", "validation log-loss (nats)", finding)
-    note = "Lower is better; of K hardly told apart, the middle. Bars: 95% interval of the gain over K\u00a0=\u00a01."
+    note = "Lower is better. Bars: 95% interval of the gain over K\u00a0=\u00a01."
+    if chosen is not None and k != min(rows, key=lambda row: row["validation_log_loss"])["n_prototypes"] and k != 1:
+        note += " Of K that are hardly told apart the middle is chosen."
     figures = [_figure(loss, finding, note)]
     measured = [row for row in rows if row.get("accuracy_by_user") is not None]
     if measured:

@@ -20,7 +20,7 @@ T = TypeVar("T", bound=Tried)
 
 
 def while_better(tries: Iterable[T], solved: float = 0.0) -> T:
-    """The try of the least loss; the first one that is worse than the best ends the search, and so does a solved one.
+    """The first try of the least loss; one that is worse than the best ends the search, and so does a solved one.
 
     Args:
         tries: made as they are asked for.
@@ -31,9 +31,10 @@ def while_better(tries: Iterable[T], solved: float = 0.0) -> T:
     """
     best: T | None = None
     for each in tries:
-        if best is not None and each.loss > best.loss:
+        if best is None or each.loss < best.loss:
+            best = each
+        elif each.loss != best.loss:  # worse, or no number
             break
-        best = each
         if each.loss < solved:
             break
     if best is None:

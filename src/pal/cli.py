@@ -55,6 +55,7 @@ def main() -> NoReturn:
     except Exception as error:  # typer's usage errors share no public base class
         if not hasattr(error, "format_message"):
             raise
-        warn(f"{error.format_message()} See 'pal --help'.")
+        said = error.format_message().replace("Value error, ", "")  # what typer's own validation puts before it
+        warn(f"{said} See 'pal --help'.")
         code = 2
     sys.exit(code if isinstance(code, int) else 0)

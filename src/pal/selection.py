@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pal._plurality import LEVEL, Gain, gain_of, p_in_words, plurality, smallest_good, smoothest_good
+from pal._plurality import LEVEL, Gain, gain_of, middle_good, p_in_words, plurality, smallest_good
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
 from pal.evaluation import metrics_of
@@ -174,10 +174,10 @@ def _gain(pooled: TrainResult, result: TrainResult, user: Any) -> Gain:
 
 
 def _choose(losses: dict[int, npt.NDArray[Any]], user: npt.NDArray[Any], p_value: float) -> int:
-    """One prototype unless the test finds plurality; then the number that validation speaks for."""
+    """One prototype (if asked for) unless the test finds plurality; else `middle_good` of the others."""
     if 1 in losses and not p_value <= LEVEL:
         return 1
-    return smoothest_good({k: v for k, v in losses.items() if k != 1 or len(losses) == 1}, user)
+    return middle_good({k: v for k, v in losses.items() if k != 1 or len(losses) == 1}, user)
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def select(
         InputError: nothing to choose from, or too few answers.
     """
     wanted = tuple(sorted({1, *n_prototypes}))
-    # the last passes make every candidate a little better, and take a quarter of the time
+    # the last passes make every candidate a little better, and take a good part of the time
     config = replace(config or TrainConfig(), n_prototypes=wanted, seed=seed, last_passes=0)
     if folds < 2:
         raise InputError(f"folds must be at least 2, found {folds}")

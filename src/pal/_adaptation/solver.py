@@ -355,28 +355,26 @@ def _newton(problem: _Problem, loss: Loss, start: Tensor, tolerance: float, step
         step = (0.99 / (-scaled).max(1).values.clamp(min=0.99)).clamp(max=1.0)
         direction = w * scaled
         slope, change = (grad * direction).sum(1), _times(centred.m, direction)
-        trial, trial_z = w + step[:, None] * direction, z + step[:, None] * change
-        new = p.objective(trial_z, trial, loss)
+        trial, trial_z, new = torch.empty_like(w), torch.empty_like(z), torch.empty_like(value)
         enough = value + 8 * torch.finfo(w.dtype).eps * value.abs()  # rounding
-        bad = (new > enough + 1e-4 * step * slope).nonzero().squeeze(1)
-        moved = len(bad) < len(w)
-        for halving in range(40):  # halve where the objective did not fall enough
-            if not len(bad):
-                break
-            step[bad] = 0.5 * step[bad] if halving < 39 else 0.0
+        bad = torch.arange(len(w))
+        for _ in range(40):  # halve where the objective did not fall enough
             at = step[bad]
             trial[bad] = w[bad] + at[:, None] * direction[bad]
             trial_z[bad] = z[bad] + at[:, None] * change[bad]
-            new[bad] = p.take(bad).objective(trial_z[bad], trial[bad], loss)
-            still = new[bad] > enough[bad] + 1e-4 * at * slope[bad]
-            moved = moved or not bool(still.all())
-            bad = bad[still]
+            part = p if len(bad) == len(w) else p.take(bad)
+            new[bad] = part.objective(trial_z[bad], trial[bad], loss)
+            bad = bad[new[bad] > enough[bad] + 1e-4 * at * slope[bad]]
+            if not len(bad):
+                break
+            step[bad] *= 0.5
+        step[bad], trial[bad], trial_z[bad], new[bad] = 0.0, w[bad], z[bad], value[bad]
         # the multiplier moves by the same system (primal-dual), so that a weight that fell too far comes back at once
         goal = p.strength * p.prior
         dual = (barrier + step[:, None] * (goal - barrier - barrier * scaled)) * (trial / w)
         barrier = torch.minimum(torch.maximum(dual, 0.1 * goal), 10 * goal)
         w, z, value = trial, trial_z, new
-        if not moved:
+        if len(bad) == len(w):  # nobody moved
             break
     return result, result_gap
 

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from pal._commands.options import (
     EncoderName,
     Images,
     Json,
+    Kind,
     MinVotes,
     RayAddress,
     Seed,
@@ -66,24 +67,26 @@ def fit(
     data: Data,
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
     model: Annotated[
-        str | None, typer.Option(help="a (fixed prototypes) or b (prompt prototypes).  [default: b where prompts vary]")
+        Kind | None, typer.Option(help="Fixed prototypes, or prompt prototypes.  [default: b where prompts vary]")
     ] = None,
     prototypes: Annotated[str, typer.Option(help="N, a range such as 1-5, or auto.")] = "auto",
-    map_kind: Annotated[str, typer.Option("--map", help="mlp or linear.")] = "mlp",
+    map_kind: Annotated[Literal["mlp", "linear"], typer.Option("--map", help="Of responses, and of prompts.")] = "mlp",
     encoder: EncoderName = None,
     embeddings: Embeddings = None,
     images: Images = False,
     joint: Annotated[bool, typer.Option("--joint", help="Embed prompt and response as one text (model a).")] = False,
     by: Annotated[
-        str, typer.Option(help="What parts do not share: comparison, pair, prompt, item, assigned.")
+        Literal["comparison", "pair", "prompt", "item", "assigned"], typer.Option(help="What parts do not share.")
     ] = "comparison",
     unseen_users: Annotated[float, typer.Option(help="Share of people kept apart as new.")] = 0.2,
     test: Annotated[float, typer.Option(help="Share of each other person's answers for the test.")] = 0.1,
     validation: Annotated[float, typer.Option(help="Likewise for validation.")] = 0.1,
-    loss: Annotated[str, typer.Option(help="logistic, hinge, smooth_hinge or exponential.")] = "logistic",
+    loss: Annotated[
+        Literal["logistic", "hinge", "smooth_hinge", "exponential"], typer.Option(help="Of a margin.")
+    ] = "logistic",
     start: Annotated[str | None, typer.Option(help="Model folder to go on from.")] = None,
     min_votes: MinVotes = 10,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to train.")] = "auto",
     workers: Workers = 1,
     ray_address: RayAddress = None,
     seed: Seed = 0,

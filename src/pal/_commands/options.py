@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,6 +19,7 @@ __all__ = [
     "EncoderName",
     "Images",
     "Json",
+    "Kind",
     "MinVotes",
     "ModelFolder",
     "RayAddress",
@@ -39,6 +40,7 @@ Data = Annotated[
         help="Comparison table (parquet, jsonl, csv) or a data set's folder (Polis, persona, UKPConvArg).",
     ),
 ]
+Kind = Literal["a", "b"]
 ModelFolder = Annotated[str, typer.Argument(metavar="DIR", help="Model folder, or a Hub id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 EncoderName = Annotated[
@@ -50,7 +52,7 @@ Embeddings = Annotated[
 ]
 Images = Annotated[bool, typer.Option("--images", help="Responses are paths of images.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
-Workers = Annotated[int, typer.Option(help="Processes, on Ray (extra 'ray'); 1: this one alone.")]
+Workers = Annotated[int, typer.Option(help="Processes, on Ray (extra 'ray'), for much data; 1: this one alone.")]
 RayAddress = Annotated[
     str | None,
     typer.Option("--ray-address", help="HOST:PORT of a Ray cluster that runs, or auto.  [default: start a local one]"),

@@ -1,7 +1,7 @@
 """Commands that look into data and methods: compare, select, simulate, reproduce."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from pal._commands.options import (
     EncoderName,
     Images,
     Json,
+    Kind,
     MinVotes,
     Seed,
     Source,
@@ -68,7 +69,7 @@ def compare(
 def select(
     data: Data,
     prototypes: Annotated[str, typer.Option(help="Numbers to try, such as 1-5 or 1,3,8.")] = "1,2,3,5",
-    model: Annotated[str | None, typer.Option(help="a or b; without it, b where prompts vary.")] = None,
+    model: Annotated[Kind | None, typer.Option(help="As in fit.  [default: b where prompts vary]")] = None,
     folds: Annotated[int, typer.Option(help="Parts of each person's answers, each held out once.")] = 5,
     encoder: EncoderName = None,
     embeddings: Embeddings = None,
@@ -93,12 +94,14 @@ def select(
 
 def simulate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for comparisons.parquet and embeddings.parquet.")],
-    model: Annotated[str, typer.Option(help="a or b.")] = "a",
+    model: Annotated[Kind, typer.Option(help="Fixed prototypes, or prompt prototypes.")] = "a",
     users: Annotated[int, typer.Option(help="People.")] = 100,
     prototypes: Annotated[int, typer.Option(help="K of the truth.")] = 3,
     dim: Annotated[int, typer.Option(help="Of the embeddings.")] = 16,
     per_user: Annotated[int, typer.Option(help="Answers a person.")] = 100,
-    kind: Annotated[str, typer.Option(help="partition, mixture or homogeneous.")] = "partition",
+    kind: Annotated[
+        Literal["partition", "mixture", "homogeneous"], typer.Option(help="How people stand to the prototypes.")
+    ] = "partition",
     noise: Annotated[float, typer.Option(help="Of the answers; 0: none.")] = 0.0,
     seed: Seed = 0,
     as_json: Json = False,

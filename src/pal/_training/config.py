@@ -40,15 +40,15 @@ class TrainConfig:
         user_lr: of the user weights.
         weight_decay: of the maps.
         batch_size: comparisons a step; None: a hundredth of them, from 256 to 8,192.
-        max_steps: at most this many steps.
+        max_steps: at most this many steps before the last passes.
         max_epochs: at most this many passes, where given.
         patience: evaluations without improvement before the learning rates fall; after that, half as many.
         drops: times the learning rates fall (to a fifth) before training ends.
         eval_every: steps between evaluations; None: a pass, from 8 to 25.
         refit: end with training and validation answers together: some last passes over them, then weights solved on
             them.
-        last_passes: how many at the full learning rates and at each of two low ones (of the pooled model only at
-            these); 0: only the weights are solved anew.
+        last_passes: how many at the full learning rates and at each of two low ones (only at these: the pooled model,
+            one whose margins are not linear in w, few answers); 0: only the weights are solved anew.
         seed: of everything random.
         device: "auto", "cpu", "cuda", "mps".
         precision: "float32", or "bfloat16" (autocast of the maps).

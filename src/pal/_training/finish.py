@@ -126,7 +126,7 @@ class _Finish:
         if self.model.n_prototypes > 1:
             self._calibrate(self._judge(self.trained, val), val)
             self._learn_population(self.terms, some, sample)
-        if self.solves and not self.model.config.partition and self._any(val.user < n):
+        if self.solves and not self.model.config.partition and self.shards.count(len(some_val)):
             users = self.trained.take(sample.rows.numpy())
             held, strength = self._best(some, some_val, users)
             few_strength = self._best_for_new(sample, some, some_val, users)
@@ -251,9 +251,9 @@ class _Finish:
         priors = [self._priors(self.terms, few, users, "posterior", FEW_STRENGTHS) for few in shown]
 
         def tries() -> Iterator[_Held]:
-            for i, strength in enumerate(FEW_STRENGTHS):
-                played = [self._solved(self.terms, few, users, of[i]) for few, of in zip(shown, priors, strict=True)]
-                losses = [self._log_loss(self._judge(p, val), val, self.model.config.slope) for p in played]
+            for strength, *held in zip(FEW_STRENGTHS, *priors, strict=True):
+                played = [self._solved(self.terms, few, users, prior) for few, prior in zip(shown, held, strict=True)]
+                losses = [self._log_loss(self._judge(people, val), val, self.model.config.slope) for people in played]
                 yield _Held("posterior", strength, sum(losses))
 
         return while_better(tries()).strength

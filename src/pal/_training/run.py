@@ -31,6 +31,7 @@ PIECE = 2048  # answers whose questions are mapped at a time, where nearly each 
 SAVE_EVERY = 5.0  # seconds between checkpoints
 SOLVED = 2.5e-3  # a validation loss below which nothing is left to learn, only margins to inflate
 LAST = (1.0, 0.2, 0.04)  # shares of the learning rates at which validation answers are gone over with the others
+SOME_STEPS = 8  # of a last pass at the full rates
 TOLD = 10.0  # answers that tell as much of a person as one draw of a prototype from their weights would
 IMPROVEMENT = 1e-3  # share of the loss that an evaluation must gain to count
 
@@ -191,7 +192,7 @@ class Run:
         because nothing was left to learn stays as it is.
 
         Args:
-            passes: at each of the rates; together no more steps than three quarters of those that the run took.
+            passes: at each of the rates, and at each no more steps than a quarter of those that the run took.
         """
         if self.state.best_loss < SOLVED:
             return
@@ -201,10 +202,13 @@ class Run:
         batch = self._batch_size(math.ceil(train.n + held_out.n / told))
         sides = [(train, batch), (held_out, math.ceil(batch * told))]
         most = max(1, self.state.step // 4)
+        # a new optimiser needs some steps before it does more good than harm at the full rates, which moreover make
+        # margins larger: where they are not linear in w, nothing makes them as large as before
+        steps = math.ceil(train.n / batch)
+        rates = LAST if self.learns_users and self.prototypes.linear and steps >= SOME_STEPS else LAST[1:]
         self._new_optimisers()
         with self._threads():
-            # a pooled model has few steps a pass: a new optimiser's first ones at full rates would only shake it
-            for factor in LAST if self.learns_users else LAST[1:]:
+            for factor in rates:
                 self.optimiser.factor, self.users.lr = factor, factor * self.config.user_lr
                 batches = (part for _ in range(passes) for part in self._mixed(sides))
                 for side, numbers in islice(batches, most):
