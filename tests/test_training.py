@@ -362,7 +362,7 @@ def test_validation_answers_are_learned_from_once_they_have_chosen():
     ("k", "settings", "rates"),
     [
         (3, {"batch_size": 16}, {1.0, 0.2, 0.04}),
-        (3, {}, {0.2, 0.04}),  # a step a pass
+        (3, {}, {0.2, 0.04}),  # few steps a pass
         (1, {"batch_size": 16}, {0.2, 0.04}),
         (3, {"batch_size": 16, "model": "b", "renormalize": True}, {0.2, 0.04}),
     ],

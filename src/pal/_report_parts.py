@@ -145,7 +145,8 @@ def selection(record: Record) -> dict[str, Any] | None:
         finding = f"K\u00a0=\u00a0{k} was chosen on validation"
     loss = _plots.prototypes_tried(rows, "validation_log_loss", "validation log-loss (nats)", finding)
     note = "Lower is better. Bars: 95% interval of the gain over K\u00a0=\u00a01."
-    if chosen is not None and k != min(rows, key=lambda row: row["validation_log_loss"])["n_prototypes"] and k != 1:
+    several = [row for row in rows if row["n_prototypes"] > 1]
+    if chosen in several and chosen is not min(several, key=lambda row: row["validation_log_loss"]):
         note += " Of K that are hardly told apart the middle is chosen."
     figures = [_figure(loss, finding, note)]
     measured = [row for row in rows if row.get("accuracy_by_user") is not None]

@@ -357,13 +357,12 @@ def _newton(problem: _Problem, loss: Loss, start: Tensor, tolerance: float, step
         slope, change = (grad * direction).sum(1), _times(centred.m, direction)
         trial, trial_z, new = torch.empty_like(w), torch.empty_like(z), torch.empty_like(value)
         enough = value + 8 * torch.finfo(w.dtype).eps * value.abs()  # rounding
-        bad = torch.arange(len(w))
+        bad, bare = torch.arange(len(w)), replace(p, m=p.m[:, :0])  # the objective has no need of single margins
         for _ in range(40):  # halve where the objective did not fall enough
             at = step[bad]
             trial[bad] = w[bad] + at[:, None] * direction[bad]
             trial_z[bad] = z[bad] + at[:, None] * change[bad]
-            part = p if len(bad) == len(w) else p.take(bad)
-            new[bad] = part.objective(trial_z[bad], trial[bad], loss)
+            new[bad] = bare.take(bad).objective(trial_z[bad], trial[bad], loss)
             bad = bad[new[bad] > enough[bad] + 1e-4 * at * slope[bad]]
             if not len(bad):
                 break
