@@ -38,7 +38,8 @@ class TrainConfig:
         lr: of the maps.
         prototype_lr: of fixed prototypes and the scale.
         user_lr: of the user weights.
-        weight_decay: of the maps.
+        weight_decay: of the maps, to a loss that is a mean over comparisons; None: 4 / their number, which is a normal prior
+            on the maps' parameters that says the less the more comparisons there are.
         batch_size: comparisons a step; None: a hundredth of them, from 256 to 8,192.
         max_steps: at most this many steps before the last passes.
         max_epochs: at most this many passes, where given.
@@ -75,7 +76,7 @@ class TrainConfig:
     lr: float = 6e-3
     prototype_lr: float = 1e-2
     user_lr: float = 1e-1
-    weight_decay: float = 0.0
+    weight_decay: float | None = None
     batch_size: int | None = None
     max_steps: int = 20_000
     max_epochs: int | None = None
@@ -94,6 +95,8 @@ class TrainConfig:
         for name in ("lr", "prototype_lr", "user_lr", "strength"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, found {getattr(self, name)!r}")
+        if self.weight_decay is not None and not self.weight_decay >= 0:
+            raise InputError(f"weight_decay must be at least 0, or None, found {self.weight_decay!r}")
         if self.last_passes < 0:
             raise InputError(f"last_passes must be at least 0, found {self.last_passes!r}")
         if self.init not in ("grow", "random"):
