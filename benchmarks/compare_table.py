@@ -9,20 +9,20 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-START, END = "<!-- compare: begin -->", "<!-- compare: end -->"
 SHOTS = ("shots_0", "shots_5", "shots_20")
 
 
 def write(results: dict[str, Any], docs: Path) -> None:
     """Replaces the table in docs/benchmarks.md, and docs/images/compare.png."""
-    page = docs / "benchmarks.md"
-    text = page.read_text()
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
-    page.write_text(
-        before + START + "\n\n" + "\n\n".join(table(n, r) for n, r in results.items()) + "\n\n" + END + after
-    )
+    replace_part(docs / "benchmarks.md", "compare", "\n\n".join(table(n, r) for n, r in results.items()))
     picture(results, docs / "images" / "compare.png")
+
+
+def replace_part(page: Path, name: str, text: str) -> None:
+    """Puts text between `<!-- name: begin -->` and `<!-- name: end -->` of a page."""
+    start, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = page.read_text().split(start)
+    page.write_text(f"{before}{start}\n\n{text}\n\n{end}{rest.split(end)[1]}")
 
 
 def table(name: str, result: dict[str, Any]) -> str:

@@ -209,6 +209,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         ({"ideal_point": "nowhere", "model": "a"}, "ideal_point='nowhere' is not known"),
         ({"loss": "squared"}, "loss='squared' is not known"),
         ({"last_passes": -1}, "last_passes must be at least 0"),
+        ({"weight_decay": -1e-3}, "weight_decay must be at least 0"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
     ],
 )
@@ -333,9 +334,40 @@ def test_users_of_validation_are_matched_by_id():
     assert same(plain, again)
 
 
+def test_weight_decay_is_four_over_the_number_of_comparisons():
+    parts = parts_of(tiny(400))
+    config = TrainConfig(n_prototypes=2, **QUICK)
+    decays = (None, 4 / len(parts.train), 0.0)
+    default, given, none = (
+        pal.fit(parts.train, parts.validation, replace(config, weight_decay=decay)).model for decay in decays
+    )
+    assert same(default, given)
+    assert not same(default, none)
+
+
+def test_the_prior_on_the_maps_keeps_prototypes_from_fitting_noise():
+    """Linear rewards of 100 people, who differ in four directions, from 20 noisy answers each."""
+    random = np.random.default_rng(2)
+    items, user = random.standard_normal((400, 32)), np.repeat(np.arange(100), 40)
+    tastes = random.standard_normal(32) + random.standard_normal((100, 4)) @ random.standard_normal((4, 32)) / 2
+    pairs = np.stack([random.permutation(400)[:2] for _ in user])
+    margin = ((items[pairs[:, 0]] - items[pairs[:, 1]]) * tastes[user]).sum(1)
+    label = random.random(len(user)) < 1 / (1 + np.exp(-2 * margin / margin.std()))
+    ids = [f"x{i}" for i in range(400)]
+    comparisons = pal.Comparisons.from_columns(
+        user_id=user, left_id=[ids[i] for i in pairs[:, 0]], right_id=[ids[i] for i in pairs[:, 1]], label=label * 1.0
+    )
+    parts = parts_of(pal.embed(comparisons, embeddings=(ids, items)), unseen_users=0.0, test=0.4)
+    with_prior, without = (
+        pal.evaluate(pal.fit(parts.train, parts.validation, config).model, parts.test, bootstrap=0).log_loss
+        for config in (TrainConfig(n_prototypes=4), TrainConfig(n_prototypes=4, weight_decay=0.0))
+    )
+    assert with_prior < without - 0.01
+
+
 def test_validation_answers_are_learned_from_once_they_have_chosen():
     parts = parts_of(tiny(400), unseen_users=0.0)
-    config = TrainConfig(n_prototypes=2, strength=5.0, **QUICK)
+    config = TrainConfig(n_prototypes=2, strength=5.0, weight_decay=0.0, **QUICK)  # nothing holds the maps back
     turned = replace(parts.validation.comparisons, label=1 - parts.validation.comparisons.label)
     one, other = (
         train(parts.train, replace(parts.validation, comparisons=table), replace(config, eval_every=60), 2)

@@ -1,0 +1,206 @@
+"""PAL beside its peers on populations whose truth is none of PAL's: continua, networks, spam, few answers, few people.
+
+Run `python benchmarks/populations.py [NAME...] [--seeds N]`: a population at a time, each into
+benchmarks/results/populations-NAME.json; then writes the table of docs/benchmarks.md from all that are there.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import machine
+import pal
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+
+PEERS = ("btl-linear", "per-user", "metric", "lore", "user-embedding", "factor", "btl")
+D = 32  # of the vectors, unless said otherwise
+NOISE = 0.5  # temperature of the answers, in standard deviations of the margin
+
+
+def answered(
+    random: np.random.Generator,
+    user: Index,
+    pairs: tuple[Index, Index],
+    margin: Array,
+    responses: Array,
+    prompt: Index | None = None,
+    prompts: Array | None = None,
+    noise: float = NOISE,
+) -> pal.EmbeddedComparisons:
+    """Answers of users (n,) to pairs of responses, left with probability sigmoid(margin / temperature)."""
+    label = random.random(len(user)) < 1 / (1 + np.exp(-margin / (noise * margin.std())))
+    ids = [f"x{i:05d}" for i in range(len(responses))]
+    prompt_ids = [f"q{i:05d}" for i in range(0 if prompts is None else len(prompts))]
+    comparisons = pal.Comparisons.from_columns(
+        user_id=[f"u{i:05d}" for i in user],
+        left_id=[ids[i] for i in pairs[0]],
+        right_id=[ids[i] for i in pairs[1]],
+        label=label.astype(np.float64),
+        prompt_id=None if prompt is None else [prompt_ids[i] for i in prompt],
+    )
+    vectors = responses if prompts is None else np.concatenate([responses, prompts])
+    return pal.embed(comparisons, embeddings=([*ids, *prompt_ids], vectors.astype(np.float32)))
+
+
+def pairs_of(random: np.random.Generator, n: int, items: int) -> tuple[Index, Index]:
+    left = random.integers(0, items, n)
+    return left, (left + random.integers(1, items, n)) % items
+
+
+def ideal_points(random: np.random.Generator) -> pal.EmbeddedComparisons:
+    """250 people anywhere in four directions of taste prefer what is nearer to them."""
+    items = random.standard_normal((400, D))
+    latent = items @ random.standard_normal((D, 4)) / np.sqrt(D)
+    points, user = 0.8 * random.standard_normal((250, 4)), np.repeat(np.arange(250), 40)
+    left, right = pairs_of(random, len(user), len(items))
+    far = [((latent[side] - points[user]) ** 2).sum(1) for side in (left, right)]
+    return answered(random, user, (left, right), far[1] - far[0], items)
+
+
+def linear(
+    random: np.random.Generator, people: int = 250, answers: int = 40, rank: int = 4, common: float = 1.0
+) -> pal.EmbeddedComparisons:
+    """Everybody has a linear reward: one for all, and what they differ by in some directions."""
+    items = random.standard_normal((400, D))
+    tastes = random.standard_normal((people, rank)) @ random.standard_normal((rank, D)) / np.sqrt(rank)
+    tastes += common * random.standard_normal(D)
+    user = np.repeat(np.arange(people), answers)
+    left, right = pairs_of(random, len(user), len(items))
+    margin = ((items[left] - items[right]) * tastes[user]).sum(1)
+    return answered(random, user, (left, right), margin, items)
+
+
+def groups(
+    random: np.random.Generator,
+    k: int = 4,
+    people: int = 300,
+    answers: int | Index = 40,
+    items: int = 1000,
+    shares: list[float] | None = None,
+    spam: float = 0.0,
+) -> pal.EmbeddedComparisons:
+    """Groups of people, each with a random two-layer network as its reward."""
+    vectors = random.standard_normal((items, D))
+    hidden = [np.tanh(2 * vectors @ random.standard_normal((D, 24)) / np.sqrt(D)) for _ in range(k)]
+    rewards = np.stack([each @ random.standard_normal(24) for each in hidden])
+    rewards /= rewards.std(axis=1, keepdims=True)
+    group = random.choice(k, people, p=shares)
+    user = np.repeat(np.arange(people), answers)
+    left, right = pairs_of(random, len(user), items)
+    margin = rewards[group[user], left] - rewards[group[user], right]
+    margin[(random.random(people) < spam)[user]] = 0.0
+    return answered(random, user, (left, right), margin, vectors, noise=0.4)
+
+
+def long_tail(random: np.random.Generator) -> pal.EmbeddedComparisons:
+    """Most of 400 people gave five to ten answers, some hundreds."""
+    answers = np.minimum(5 * (1 - random.random(400)) ** (-1 / 1.1), 400).astype(np.int64)
+    return groups(random, k=3, people=400, answers=answers)
+
+
+def votes(random: np.random.Generator) -> pal.EmbeddedComparisons:
+    """500 people vote on 30 of 80 statements each, by four factors that the statements' vectors say nothing of."""
+    statements, sides = (random.standard_normal((n, 384)) / np.sqrt(384) for n in (80, 2))
+    factors, loadings = random.standard_normal((500, 4)), random.standard_normal((80, 4)) / 2
+    user = np.repeat(np.arange(500), 30)
+    asked = np.concatenate([random.permutation(80)[:30] for _ in range(500)])
+    margin = 0.7 * random.standard_normal(80)[asked] + 1.5 * (factors[user] * loadings[asked]).sum(1)
+    agree = np.zeros(len(user), np.int64)
+    return answered(random, user, (agree, agree + 1), margin, sides, asked, statements, noise=0.35)
+
+
+def prompts(random: np.random.Generator) -> pal.EmbeddedComparisons:
+    """300 people between three bilinear rewards of prompt and response, and much that they share."""
+    asked, responses = random.standard_normal((200, 48)), random.standard_normal((800, 48))
+    low = [random.standard_normal((48, 6)) @ random.standard_normal((6, 48)) / 48 for _ in range(4)]
+    weights, user = random.dirichlet(np.full(3, 0.4), 300), np.repeat(np.arange(300), 40)
+    prompt = random.integers(0, 200, len(user))
+    left, right = (4 * prompt + side for side in pairs_of(random, len(user), 4))
+    difference = responses[left] - responses[right]
+    margins = [((asked[prompt] @ (each + 0.7 * low[3])) * difference).sum(1) for each in low[:3]]
+    margin = (np.stack(margins, axis=1) * weights[user]).sum(1)
+    return answered(random, user, (left, right), margin, responses, prompt, asked)
+
+
+KINDS: dict[str, Callable[[np.random.Generator], pal.EmbeddedComparisons]] = {
+    "ideal-points": ideal_points,
+    "linear": linear,
+    "linear-all-directions": lambda random: linear(random, people=150, answers=80, rank=D, common=2.0),
+    "few-people": lambda random: linear(random, people=15, answers=300, rank=8),
+    "groups": groups,
+    "many-groups": lambda random: groups(random, k=10, people=600, answers=50),
+    "few-answers": lambda random: groups(random, k=3, people=2500, answers=6, items=300),
+    "long-tail": long_tail,
+    "minority": lambda random: groups(random, k=2, shares=[0.9, 0.1]),
+    "spam": lambda random: groups(random, k=3, spam=0.25),
+    "alike": lambda random: groups(random, k=1),
+    "votes": votes,
+    "prompts": prompts,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*KINDS, []], help="default: all")
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    for name in arguments.names or KINDS:
+        data = KINDS[name](np.random.default_rng(0))
+        ours = "pal-a" if data.prompts is None else "pal-b"
+        began = time.perf_counter()
+        reserve = None if name in ("few-answers", "long-tail") else 20
+        rows = pal.baselines.compare(data, [*PEERS, ours], seeds=arguments.seeds, shots=(0, 5, 20), reserve=reserve)
+        machine.write(
+            f"populations-{name}", {"answers": len(data), "seconds": time.perf_counter() - began, "models": rows}
+        )
+        for row in rows:
+            print(name, row["model"], *(f"{row[k]:.4f}" for k in ("accuracy_by_user", "log_loss", "ece")), flush=True)
+    draw()
+
+
+def draw() -> None:
+    """docs/benchmarks.md's table, from the results that are there."""
+    from compare_table import replace_part
+
+    lines = [
+        "| population | K | PAL | pooled | best peer | PAL is better by | PAL, new, 0 / 5 / 20 answers | best peer |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for name in KINDS:
+        path = machine.RESULTS / f"populations-{name}.json"
+        if path.exists():
+            lines.append(line(name, json.loads(path.read_text())["result"]["models"]))
+    replace_part(machine.ROOT / "docs" / "benchmarks.md", "populations", "\n".join(lines))
+
+
+def line(name: str, rows: list[dict[str, Any]]) -> str:
+    """A population in the table."""
+    from compare_table import spread
+
+    peers, ours = rows[:-1], rows[-1]
+    best, pooled = max(peers, key=lambda row: row["accuracy_by_user"]), peers[-1]
+    shots = [f"shots_{n}" for n in (0, 5, 20) if ours.get(f"shots_{n}") is not None]
+    new = [
+        " / ".join(f"{each:.3f}" for each in values)
+        for values in ([ours[key] for key in shots], [max(row[key] for row in peers) for key in shots])
+    ]
+    cells = [
+        name,
+        ", ".join(map(str, ours["n_prototypes"])),
+        *(f"{row['accuracy_by_user']:.3f} ({row['log_loss']:.3f})" for row in (ours, pooled)),
+        f"{best['model']} {best['accuracy_by_user']:.3f} ({best['log_loss']:.3f})",
+        spread(best["difference"]),
+        *new,
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()
