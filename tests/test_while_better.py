@@ -38,6 +38,13 @@ def test_the_search_goes_on_while_it_helps(losses, found, made):
     assert len(tries) == made
 
 
+def test_patience_is_for_worse_ones_in_a_row():
+    losses = [3.0, 4.0, 2.0, 3.0, 2.0, 3.0, 1.0, 2.0, 2.0, 0.0]  # as good as the best is neither better nor worse
+    tries = (Try(loss, place) for place, loss in enumerate(losses))
+    assert while_better(tries, patience=2).place == 2
+    assert next(tries).place == 6
+
+
 def test_nothing_to_choose_from():
     with pytest.raises(InputError, match="nothing to choose from"):
         while_better(iter(()))

@@ -19,23 +19,25 @@ class Tried(Protocol):
 T = TypeVar("T", bound=Tried)
 
 
-def while_better(tries: Iterable[T], solved: float = 0.0) -> T:
-    """The first try of the least loss; one that is worse than the best ends the search, and so does a solved one.
+def while_better(tries: Iterable[T], solved: float = 0.0, patience: int = 1) -> T:
+    """The first try of the least loss; ones that are worse than the best end the search, and so does a solved one.
 
     Args:
         tries: made as they are asked for.
         solved: a loss below which nothing is left to choose by.
+        patience: so many in a row end it.
 
     Raises:
         InputError: there are no tries.
     """
     best: T | None = None
+    worse = 0
     for each in tries:
         if best is None or each.loss < best.loss:
-            best = each
+            best, worse = each, 0
         elif each.loss != best.loss:  # worse, or no number
-            break
-        if each.loss < solved:
+            worse += 1
+        if worse == patience or each.loss < solved:
             break
     if best is None:
         raise InputError("there is nothing to choose from")

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pal._while_better import while_better
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError, UnknownUserError
 from pal.model import RewardModel
@@ -43,25 +45,19 @@ def log_loss(probability: npt.NDArray[Any], data: EmbeddedComparisons) -> float:
     return float(F.binary_cross_entropy(p, label, weight, reduction="sum") / weight.sum().clamp(min=1e-12))
 
 
+@dataclass(frozen=True)
+class _Judged(Generic[T]):
+    model: T
+    loss: float
+
+
 def best_on(validation: EmbeddedComparisons, models: Iterable[T], predict: Callable[[T], npt.NDArray[Any]]) -> T:
     """The first of the models with the least log-loss on validation; stops once two in a row are worse than the best.
 
     Raises:
         InputError: there are no models.
     """
-    best: tuple[float, T] | None = None
-    worse = 0
-    for model in models:
-        loss = log_loss(predict(model), validation)
-        if best is None or loss < best[0]:
-            best, worse = (loss, model), 0
-        else:
-            worse += 1
-        if worse == 2:
-            break
-    if best is None:
-        raise InputError("there is nothing to choose from")
-    return best[1]
+    return while_better((_Judged(model, log_loss(predict(model), validation)) for model in models), patience=2).model
 
 
 class PersonalModel(ABC):
