@@ -368,7 +368,7 @@ def test_the_prior_on_f_keeps_prototypes_from_fitting_noise():
 
 def test_validation_answers_are_learned_from_once_they_have_chosen():
     parts = parts_of(tiny(400), unseen_users=0.0)
-    config = TrainConfig(n_prototypes=2, strength=5.0, weight_decay=0.0, **QUICK)  # nothing holds the maps back
+    config = TrainConfig(n_prototypes=2, strength=5.0, weight_decay=0.0, **QUICK)  # nothing holds f back
     turned = replace(parts.validation.comparisons, label=1 - parts.validation.comparisons.label)
     one, other = (
         train(parts.train, replace(parts.validation, comparisons=table), replace(config, eval_every=60), 2)
