@@ -38,8 +38,8 @@ class TrainConfig:
         lr: of the maps.
         prototype_lr: of fixed prototypes and the scale.
         user_lr: of the user weights.
-        weight_decay: of the maps, beside a mean loss; None: of f alone, 4 over the number of training comparisons,
-            which is a normal prior.
+        weight_decay: of the maps, beside a mean loss; None: 4 over the number of training comparisons, a normal prior,
+            in model A; 0 in model B.
         batch_size: comparisons a step; None: a hundredth of them, from 256 to 8,192.
         max_steps: at most this many steps before the last passes.
         max_epochs: at most this many passes, where given.

@@ -33,7 +33,7 @@ SOLVED = 2.5e-3  # a validation loss below which nothing is left to learn, only 
 LAST = (1.0, 0.2, 0.04)  # shares of the learning rates at which validation answers are gone over with the others
 SOME_STEPS = 8  # of a last pass at the full rates
 TOLD = 10.0  # answers that tell as much of a person as one draw of a prototype from their weights would
-F_PRECISION = 4.0  # of the normal prior on the parameters of f, where no weight decay is given
+MAP_PRECISION = 4.0  # of the normal prior on the parameters of model A's map, where no weight decay is given
 IMPROVEMENT = 1e-3  # share of the loss that an evaluation must gain to count
 
 
@@ -134,15 +134,14 @@ class Run:
 
     def _new_optimisers(self) -> None:
         config, named = self.config, list(self.prototypes.named_parameters())
+        maps = [p for name, p in named if "." in name]
         others = [p for name, p in named if "." not in name]
-        prior = F_PRECISION / max(1, self.shards.count(len(self.every.answers)))
-
-        def decay(name: str) -> float:
-            return config.weight_decay if config.weight_decay is not None else prior if name.startswith("f.") else 0.0
-
-        maps = [([p], config.lr, decay(name)) for name, p in named if "." in name]
+        decay = config.weight_decay
+        if decay is None:  # what model B's f gives is normalised: a decay would be no prior, but longer steps
+            answers = self.shards.count(len(self.every.answers))
+            decay = MAP_PRECISION / answers if self.shape.model == "a" else 0.0
         self.users = RowAdam(len(self.table), self.table.shape[1], config.user_lr, self.device)
-        self.optimiser = Adam([*maps, ([*others, self.bias], config.prototype_lr, 0.0)])
+        self.optimiser = Adam([(maps, config.lr, decay), ([*others, self.bias], config.prototype_lr, 0.0)])
 
     def mean_weights(self) -> Tensor:
         """(K,) the mean of the users' weights."""
