@@ -9,6 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 import pal
+from pal.baselines._features import _directions
 from pal.baselines._newton import Tastes, solve_ridge
 from pal.baselines._pooled import Predicted, pooled_calibration, pooled_difference, pooled_intervals
 from pal.comparisons import Items
@@ -300,3 +301,14 @@ def test_clusters_widen_the_interval_of_repeated_people():
     mean, low, high = pooled_difference(splits, half)
     assert low < mean < high
     assert mean == pytest.approx(np.mean([s.accuracy().mean() for s in splits]) - 0.5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_features_of_answers_that_all_differ_in_one_direction(seed):
+    """Votes as chosen and rejected: every difference is that of the same two responses."""
+    random = np.random.default_rng(seed)
+    one = torch.from_numpy(random.standard_normal(512)).float()
+    x = torch.where(torch.from_numpy(random.random(1500) < 0.5), 1.0, -1.0)[:, None] * one
+    directions = _directions(x, 64)
+    assert directions.shape == (512, 1)
+    assert torch.allclose((x @ directions).square().mean(), torch.tensor(1.0))

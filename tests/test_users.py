@@ -85,6 +85,13 @@ def test_without():
         users.without(["a", "d"])
 
 
+def test_one_id_is_not_a_list_of_ids():
+    users = UserWeights.none(2, pl.Series("user_id", ["a", "b"]))
+    for one in ("a", 3):
+        with pytest.raises(InputError, match="must be a list of ids"):
+            users.without(one)
+
+
 def test_none():
     nobody = UserWeights.none(4)
     assert len(nobody) == 0

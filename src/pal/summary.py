@@ -304,7 +304,7 @@ def _not_helped(record: Mapping[str, Any]) -> list[str]:
 def _chance(record: Mapping[str, Any]) -> str:
     """What the plurality test on the validation answers says."""
     p = (record.get("training") or {}).get("p_value")
-    if p is None or "pal" not in (record.get("models") or {}):
+    if p is None or math.isnan(p) or "pal" not in (record.get("models") or {}):
         return ""
     said = p_in_words(p)
     if p > LEVEL:

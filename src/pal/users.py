@@ -188,7 +188,10 @@ class UserWeights:
 
         Raises:
             UnknownUserError: one of them is not here.
+            InputError: one id instead of a list of them.
         """
+        if isinstance(user_ids, str | int):
+            raise InputError(f"user_ids must be a list of ids, found {user_ids!r}: write [{user_ids!r}]")
         kind = int if self.ids.dtype == pl.Int64 else str
         of_kind = [isinstance(user_id, kind) and not isinstance(user_id, bool) for user_id in user_ids]
         if not all(of_kind):

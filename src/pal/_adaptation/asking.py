@@ -103,7 +103,8 @@ def next_comparison(
         model: with margins linear in the weights.
         user: a `Person`, with everything they answered; the id of a user the model knows, whose weights and
             concentration say where they may stand; None, or an unseen id: a new person.
-        candidates: comparisons that could be asked; their labels and users do not matter.
+        candidates: comparisons that could be asked; their labels and users do not matter. What a person was asked
+            stays among them until you leave it out.
         n: None for one row; or that many rows, to be asked together: each chosen given that those before it will have
             been answered, so that a batch does not ask the same twice.
         tie: half-width of the probabilities around one half that the person would answer as a tie, from 0 to below
