@@ -8,7 +8,8 @@ there (`--draw` does only this).
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import machine
 import pal
@@ -67,14 +68,18 @@ def main() -> None:
         if name not in ("partition", "mixture", "homogeneous") and not machine.DATA.is_dir():
             print(f"{name}: skipped, the data are not beside the project (shared/data)")
             continue
-        began = time.perf_counter()
-        rows = pal.baselines.compare(
-            load(), [*PEERS, ours], config, arguments.seeds, shots=SHOTS, reserve=RESERVE, workers=arguments.workers
-        )
-        machine.write(f"compare-{name}", {"seconds": time.perf_counter() - began, "models": rows})
-        for row in rows:
-            print(name, row["model"], *(f"{row[k]:.4f}" for k in ("accuracy_by_user", "log_loss", "ece")), flush=True)
+        options = {"shots": SHOTS, "reserve": RESERVE, "workers": arguments.workers}
+        measure(f"compare-{name}", load(), [*PEERS, ours], config=config, seeds=arguments.seeds, **options)
     draw()
+
+
+def measure(name: str, data: pal.EmbeddedComparisons, models: Sequence[str], **options: Any) -> None:
+    """Compares models on data, writes benchmarks/results/NAME.json and prints a line a model."""
+    began = time.perf_counter()
+    rows = pal.baselines.compare(data, models, **options)
+    machine.write(name, {"answers": len(data), "seconds": time.perf_counter() - began, "models": rows})
+    for row in rows:
+        print(name, row["model"], *(f"{row[k]:.4f}" for k in ("accuracy_by_user", "log_loss", "ece")), flush=True)
 
 
 def draw() -> None:

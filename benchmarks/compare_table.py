@@ -1,4 +1,4 @@
-"""The table and the picture of `benchmarks/compare.py`."""
+"""The tables of `benchmarks/compare.py` and `benchmarks/populations.py`, and the picture of the first."""
 
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,28 @@ def spread(interval: list[float]) -> str:
     """A difference with its interval."""
     much, low, high = interval
     return f"{much:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def populations(results: dict[str, Any]) -> str:
+    """A table with a line for each population; in its last column the best peer at each number of answers."""
+    heads = ["population", "K", "PAL", "pooled", "best peer", "PAL is better by"]
+    heads += ["PAL, new, 0 / 5 / 20 answers", "best peer"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for name, result in results.items():
+        *peers, ours = result["result"]["models"]
+        best, pooled = max(peers, key=lambda row: row["accuracy_by_user"]), peers[-1]
+        shots = [key for key in SHOTS if ours.get(key) is not None]
+        new = [ours[key] for key in shots], [max(row[key] for row in peers) for key in shots]
+        cells = [
+            name,
+            ", ".join(map(str, ours["n_prototypes"])),
+            *(f"{row['accuracy_by_user']:.3f} ({row['log_loss']:.3f})" for row in (ours, pooled)),
+            f"{best['model']} {best['accuracy_by_user']:.3f} ({best['log_loss']:.3f})",
+            spread(best["difference"]),
+            *(" / ".join(f"{each:.3f}" for each in values) for values in new),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def picture(results: dict[str, Any], path: Path) -> None:

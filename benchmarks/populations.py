@@ -6,15 +6,14 @@ benchmarks/results/populations-NAME.json; then writes the table of docs/benchmar
 
 import argparse
 import json
-import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import machine
 import pal
+from compare import measure
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -153,53 +152,19 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.names or KINDS:
         data = KINDS[name](np.random.default_rng(0))
-        ours = "pal-a" if data.prompts is None else "pal-b"
-        began = time.perf_counter()
         reserve = None if name in ("few-answers", "long-tail") else 20
-        rows = pal.baselines.compare(data, [*PEERS, ours], seeds=arguments.seeds, shots=(0, 5, 20), reserve=reserve)
-        machine.write(
-            f"populations-{name}", {"answers": len(data), "seconds": time.perf_counter() - began, "models": rows}
-        )
-        for row in rows:
-            print(name, row["model"], *(f"{row[k]:.4f}" for k in ("accuracy_by_user", "log_loss", "ece")), flush=True)
+        models = [*PEERS, "pal-a" if data.prompts is None else "pal-b"]
+        measure(f"populations-{name}", data, models, seeds=arguments.seeds, shots=(0, 5, 20), reserve=reserve)
     draw()
 
 
 def draw() -> None:
     """docs/benchmarks.md's table, from the results that are there."""
-    from compare_table import replace_part
+    from compare_table import populations, replace_part
 
-    lines = [
-        "| population | K | PAL | pooled | best peer | PAL is better by | PAL, new, 0 / 5 / 20 answers | best peer |"
-    ]
-    lines.append("|---|---|---|---|---|---|---|---|")
-    for name in KINDS:
-        path = machine.RESULTS / f"populations-{name}.json"
-        if path.exists():
-            lines.append(line(name, json.loads(path.read_text())["result"]["models"]))
-    replace_part(machine.ROOT / "docs" / "benchmarks.md", "populations", "\n".join(lines))
-
-
-def line(name: str, rows: list[dict[str, Any]]) -> str:
-    """A population in the table."""
-    from compare_table import spread
-
-    peers, ours = rows[:-1], rows[-1]
-    best, pooled = max(peers, key=lambda row: row["accuracy_by_user"]), peers[-1]
-    shots = [f"shots_{n}" for n in (0, 5, 20) if ours.get(f"shots_{n}") is not None]
-    new = [
-        " / ".join(f"{each:.3f}" for each in values)
-        for values in ([ours[key] for key in shots], [max(row[key] for row in peers) for key in shots])
-    ]
-    cells = [
-        name,
-        ", ".join(map(str, ours["n_prototypes"])),
-        *(f"{row['accuracy_by_user']:.3f} ({row['log_loss']:.3f})" for row in (ours, pooled)),
-        f"{best['model']} {best['accuracy_by_user']:.3f} ({best['log_loss']:.3f})",
-        spread(best["difference"]),
-        *new,
-    ]
-    return "| " + " | ".join(cells) + " |"
+    paths = {name: machine.RESULTS / f"populations-{name}.json" for name in KINDS}
+    results = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    replace_part(machine.ROOT / "docs" / "benchmarks.md", "populations", populations(results))
 
 
 if __name__ == "__main__":

@@ -303,6 +303,23 @@ def test_clusters_widen_the_interval_of_repeated_people():
     assert mean == pytest.approx(np.mean([s.accuracy().mean() for s in splits]) - 0.5)
 
 
+@pytest.mark.parametrize("seed", [4, 5])
+def test_votes_as_chosen_and_rejected(seed):
+    """Every difference is that of the same two responses, a matrix on which torch's eigh may not converge."""
+    votes = pal.simulation.demo(100).to_frame().filter(pl.col("label") != 0.5)
+    agree = pl.when(pl.col("label") == 1)
+    frame = votes.select(
+        "user_id",
+        "prompt",
+        chosen=agree.then("left").otherwise("right"),
+        rejected=agree.then("right").otherwise("left"),
+    )
+    data = pal.embed(pal.Comparisons.from_frame(frame), "hashing")
+    parts = data.split(unseen_users=0.2, test=0.1, validation=0.1, seed=seed)
+    model = pal.baselines.fit("per-user", parts.train, parts.validation)
+    assert pal.evaluate(model, parts.test, bootstrap=0).accuracy > 0.6
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_features_of_answers_that_all_differ_in_one_direction(seed):
     """Votes as chosen and rejected: every difference is that of the same two responses."""

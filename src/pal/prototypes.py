@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pal._eigen import eigh
 from pal.maps import LinearMap, MLPMap
 from pal.questions import Questions
 
@@ -388,5 +389,5 @@ def _leading(x: Tensor, rank: int) -> Tensor:
     if x.shape[1] <= rank:
         return x
     wide = x.double()
-    _, vectors = torch.linalg.eigh(wide.T @ wide)  # deterministic, unlike a randomised SVD; float32 may not converge
+    _, vectors = eigh(wide.T @ wide)  # deterministic, unlike a randomised SVD; float32 may not converge
     return torch.mm(x, vectors[:, -rank:].to(x))

@@ -75,8 +75,8 @@ def summarise(
     }
     for k, prototype in enumerate(record["prototypes"]):
         prototype["gain"] = _gain_of_group(model, pooled, parts.test, k) if pooled is not None and tested else None
-    record["verdict"] = verdict(record)
     plain: dict[str, Any] = _plain(record)
+    plain["verdict"] = verdict(plain)  # so that what was not measured is None here, too
     return plain
 
 
@@ -304,7 +304,7 @@ def _not_helped(record: Mapping[str, Any]) -> list[str]:
 def _chance(record: Mapping[str, Any]) -> str:
     """What the plurality test on the validation answers says."""
     p = (record.get("training") or {}).get("p_value")
-    if p is None or math.isnan(p) or "pal" not in (record.get("models") or {}):
+    if p is None or "pal" not in (record.get("models") or {}):
         return ""
     said = p_in_words(p)
     if p > LEVEL:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from pal._eigen import eigh
 from pal._k_means import k_means
 from pal._progress import Report, steps, steps_told
 from pal._training.alone import Alone
@@ -223,7 +224,7 @@ class Shards(Alone):
             scores.index_add_(0, answers.user[piece], residual[piece, None] * features[answers.question[piece]])
         scores /= (tables.counts + 5.0)[:, None]
         wide = scores.double()
-        _, vectors = torch.linalg.eigh(self.total(wide.T @ wide))
+        _, vectors = eigh(self.total(wide.T @ wide))
         return k_means(self.of_all(scores @ vectors[:, -8:].float()), K, generator)[self.users]
 
     def _features(self, tables: Tables, pooled: Prototypes) -> Tensor:
@@ -247,7 +248,7 @@ class Shards(Alone):
         if x.shape[1] <= rank:
             return x
         wide = x.double()
-        _, vectors = torch.linalg.eigh(self.total(wide.T @ (wide * share[:, None])))
+        _, vectors = eigh(self.total(wide.T @ (wide * share[:, None])))
         return torch.mm(x, vectors[:, -rank:].to(x))
 
     # -- checkpoints: a file a process and step; a step counts when all have it ---------------------------------------

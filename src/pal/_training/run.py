@@ -137,9 +137,10 @@ class Run:
         maps = [p for name, p in named if "." in name]
         others = [p for name, p in named if "." not in name]
         decay = config.weight_decay
-        if decay is None:  # what model B's f gives is normalised: a decay would be no prior, but longer steps
-            answers = self.shards.count(len(self.every.answers))
-            decay = MAP_PRECISION / answers if self.shape.model == "a" else 0.0
+        if decay is None and self.shape.model == "a":
+            decay = MAP_PRECISION / self.shards.count(len(self.every.answers))
+        elif decay is None:  # what model B's f gives is normalised: a decay would be no prior, but longer steps
+            decay = 0.0
         self.users = RowAdam(len(self.table), self.table.shape[1], config.user_lr, self.device)
         self.optimiser = Adam([(maps, config.lr, decay), ([*others, self.bias], config.prototype_lr, 0.0)])
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pal._eigen import eigh
 from pal._k_means import k_means
 from pal._training.tables import Tables
 from pal.losses import sigmoid_slope
@@ -67,5 +68,5 @@ def user_groups(tables: Tables, pooled: Prototypes, K: int, generator: torch.Gen
     scores = answers.to(cpu).sums(residual.to(cpu), features.to(cpu), n)
     scores /= (tables.counts.to(cpu) + 5.0)[:, None]
     wide = scores.double()
-    _, vectors = torch.linalg.eigh(wide.T @ wide)
+    _, vectors = eigh(wide.T @ wide)
     return k_means(scores @ vectors[:, -8:].float(), K, generator)

@@ -7,11 +7,11 @@ would leave each person one constant, while products leave them a taste for prom
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pal._eigen import eigh
 from pal.baselines.linear import answers_by_question, logistic_regression
 from pal.embeddings import EmbeddedComparisons
 from pal.model import RewardModel, make_prototypes
@@ -132,9 +132,7 @@ def _products(x: Tensor, n: int) -> Tensor:
 
 def _directions(x: Tensor, rank: int, whiten: float = 1.0) -> Tensor:
     """(D, r): projections on the leading right singular vectors, the leading one last; mean square of one overall."""
-    # numpy's: torch's does not always converge where all differences are multiples of one, as in votes
-    found = np.linalg.eigh((x.double().T @ x.double() / max(1, len(x))).numpy())
-    values, vectors = (torch.from_numpy(each) for each in found)
+    values, vectors = eigh(x.double().T @ x.double() / max(1, len(x)))
     keep = values > 1e-9 * values[-1].clamp(min=1e-30)
     values, vectors = values[keep][-rank:], vectors[:, keep][:, -rank:]
     scale = values.pow(whiten / 2)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pal._adam import Adam, RowAdam
+from pal._eigen import eigh
 from pal._k_means import k_means
 from pal.losses import sigmoid_slope
 from pal.paper._stacks import Answers, Models, Recipe
@@ -172,7 +173,7 @@ def _grown(answers: Answers, pooled: Models, wanted: tuple[int, ...], seeds: Seq
         slope = sigmoid_slope(margin[s].flatten(), answers.label[s].flatten())
         residual = answers.label[s] - torch.sigmoid(slope * margin[s])
         scores = torch.einsum("nu,nud->ud", residual, z[s]) / (n + 5.0)
-        _, vectors = torch.linalg.eigh(scores.double().T @ scores.double())
+        _, vectors = eigh(scores.double().T @ scores.double())
         leading = scores @ vectors[:, -8:].float()
         for m, k in enumerate(wanted):
             generator = torch.Generator().manual_seed(seed)
