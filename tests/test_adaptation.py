@@ -152,7 +152,7 @@ def test_users_do_not_touch_one_another():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"strength": 0.0}, "strength must be positive"),
+        ({"strength": 0.0}, "strength must be a positive number"),
         ({"label": torch.tensor([2.0])}, r"label must lie in \[0, 1\]"),
         ({"user": torch.tensor([3])}, r"user must lie in \[0, 1\)"),
         ({"margins": torch.tensor([[torch.nan, 0.0]])}, "margins must be finite"),

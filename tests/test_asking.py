@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,6 +82,26 @@ def test_a_batch_does_not_ask_the_same_twice(town):
     assert int(rows[1]) % 40 != int(rows[0]) % 40  # the copy of the first has little left to tell
 
 
+def test_a_person_is_not_asked_again_what_they_answered(town):
+    model, parts = town
+    pool = parts.unseen.take(np.arange(20))
+    table = pool.comparisons
+    other_side = replace(pool, comparisons=replace(table, left=table.right, right=table.left))
+    for candidates in (pool, other_side):
+        person, rows = Person(model, pool.take(np.arange(3))), {0, 1, 2}
+        for _ in range(17):
+            row = next_comparison(model, person, candidates)
+            assert row not in rows
+            rows.add(row)
+            person.answer(candidates.take(np.array([row])))
+        with pytest.raises(pal.InputError, match="all were answered"):
+            next_comparison(model, person, candidates)
+    few = Person(model, pool.take(np.arange(17)))
+    assert set(next_comparison(model, few, pool, n=3).tolist()) == {17, 18, 19}
+    with pytest.raises(pal.InputError, match="left to ask, 3"):
+        next_comparison(model, few, pool, n=4)
+
+
 def test_cost_and_ties_count(town):
     model, parts = town
     pool = parts.unseen.take(np.arange(30))
@@ -115,6 +136,9 @@ def test_bad_requests_are_refused(town):
         next_comparison(model, None, pool.take(np.arange(0)))
     with pytest.raises(pal.InputError, match="one comparison at a time"):
         Person(model).answer(pool)
+    for label in ("left", 2, float("nan")):
+        with pytest.raises(pal.InputError, match="label must be a number from 0"):
+            Person(model).answer(pool.take([0]), label)
 
 
 def test_models_that_are_not_linear_in_the_weights_say_so():

@@ -293,10 +293,24 @@ BAD = {
     "score into nothing known": (["score", MODEL, EARLY, *OWN, "-o", "m.docx"], "m.docx"),
     "compare with what": (["compare", EARLY, *OWN, "--models", "oracle"], "oracle"),
     "compare nothing": (["compare", EARLY, *OWN, "--models", ","], "model"),
-    "compare no seeds": (["compare", EARLY, *OWN, "--models", "majority", "--seeds", "0"], "one seed"),
+    "compare no seeds": (["compare", EARLY, *OWN, "--models", "majority", "--seeds", "0"], "seeds must be"),
     "evaluate no seeds": (["evaluate", MODEL, EARLY, *OWN, "--seeds", "0"], "--seeds 0"),
     "fit into a thesis": (["fit", EARLY, *OWN, "-o", "taken"], "thesis.txt"),
     "fit into a file": (["fit", EARLY, *OWN, "-o", "odd.txt"], "it is a file"),
+    "fit below a file": (["fit", EARLY, *OWN, "-o", "odd.txt/m"], "odd.txt is no folder that may be written to"),
+    "a seed below 0": (["fit", EARLY, *OWN, "-o", "m", "--seed", "-1"], "seed must be a whole number of at least 0"),
+    "two kinds of vectors": (["fit", EARLY, *OWN, *ENCODED, "-o", "m"], "--embeddings and --encoder are both given"),
+    "a start of another map": (
+        ["fit", EARLY, *OWN, "-o", "m", "--start", MODEL, "--map", "linear"],
+        "the model to start from has map='mlp', but map='linear' is asked for",
+    ),
+    "a start of another size": (
+        ["fit", EARLY, *OWN, "-o", "m", "--start", MODEL, "--prototypes", "5"],
+        "the model to start from has n_prototypes=2",
+    ),
+    "an encoder misspelt": (["fit", "good.jsonl", "-o", "m", "--encoder", "hashign"], "did you mean 'hashing'?"),
+    "score over what is read": (["score", MODEL, "good.jsonl", *OWN, "-o", "./good.jsonl"], "choose another file"),
+    "select among one": (["select", EARLY, *OWN, "--prototypes", "1"], "nothing to choose"),
     "simulate nobody": (["simulate", "-o", "m", "--users", "0"], "n_users"),
     "simulate what": (["simulate", "-o", "m", "--kind", "odd"], "kind"),
     "simulate too much": (["simulate", "-o", "m", "--dim", "1", "--prototypes", "40"], "prototypes"),
@@ -327,6 +341,33 @@ def test_bad_input_is_one_line(run, monkeypatch, name, town, texts, tmp_path):
     assert err.startswith("pal: ")
     assert words in err
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_corrected_table_starts_anew(run, monkeypatch, town, tmp_path):
+    quick(monkeypatch)
+    own = ("--embeddings", town / "embeddings.parquet", "--prototypes", "1", "-o", "m")
+    table = pl.read_parquet(town / "early.parquet")
+    table.write_parquet(tmp_path / "answers.parquet")
+    with monkeypatch.context() as patch:
+        patch.setattr(learn, "summarise", lambda *_, **__: (_ for _ in ()).throw(pal.InputError("killed")))
+        assert run("fit", "answers.parquet", *own)[0] == 2
+    assert list(tmp_path.glob(".m.checkpoint/*/*"))
+    table.with_columns(1 - pl.col("label")).head(-20).write_parquet(tmp_path / "answers.parquet")
+    code, _, err = run("fit", "answers.parquet", *own)
+    assert code == 0, err
+    assert not list(tmp_path.glob(".m.checkpoint*"))
+
+
+def test_repeated_rows_are_said_to_make_the_test_easier(run, monkeypatch, town, tmp_path):
+    quick(monkeypatch)
+    table = pl.read_parquet(town / "early.parquet")
+    own = ("--embeddings", town / "embeddings.parquet", "--prototypes", "1", "-o", "m")
+    for copies, warned in ((1, False), (2, True)):
+        pl.concat([table] * copies).write_parquet(tmp_path / "answers.parquet")
+        code, _, err = run("fit", "answers.parquet", *own)
+        assert code == 0, err
+        assert ("repeat a question" in err) == warned
+    assert "repeat a question" not in run("fit", "answers.parquet", *own, "--by", "pair")[2]
 
 
 def test_json_and_an_error_leave_stdout_empty(run):

@@ -56,7 +56,7 @@ def test_prompts_may_have_their_own_encoder(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dtype": "float64"}, "dtype must be 'float32' or 'float16'"),
+        ({"dtype": "float64"}, "dtype='float64' is not known: use 'float32' or 'float16'"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, found 0"),
         (
             {"encoder": Counting(kind="image")},

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, log_loss
 
 import pal
+from pal.baselines._pooled import Predicted, pooled_calibration
 from pal.errors import InputError
 from pal.evaluation import expected_calibration_error, metrics_of, paired_difference
 from pal.testing import tiny
@@ -135,6 +138,36 @@ def test_calibration_error_by_hand():
     assert metrics_of(p + 0.2, y, np.zeros(1000)).ece == pytest.approx(0.2)
 
 
+def test_chosen_and_rejected_are_measured_both_ways_round():
+    rng = np.random.default_rng(0)
+    p, user = rng.uniform(0.02, 0.98, 4000), np.arange(4000) % 40
+    right = rng.random(4000) < p
+    chosen = np.where(right, p, 1 - p)  # the same answers, the chosen response first
+    found = metrics_of(chosen, np.ones(4000), user, sided=False)
+    assert found.ece < 0.03 < 0.2 < metrics_of(chosen, np.ones(4000), user).ece
+    assert found.balanced_accuracy == found.accuracy
+    assert found.n == 4000
+    sides = metrics_of(p, right.astype(float), user, sided=False)  # whichever way round they are written
+    for name in ("accuracy", "accuracy_by_user", "worst_tenth", "log_loss", "brier", "ece"):
+        assert getattr(found, name) == pytest.approx(getattr(sides, name))
+    table = tiny(n=80, users=8)
+    unsided = replace(table, comparisons=replace(table.comparisons, sided=False))
+    same = Fixed(rng.random(80), table.comparisons.user_ids)
+    assert (
+        pal.evaluate(same, unsided).ece
+        == metrics_of(same.probability, table.comparisons.label, table.comparisons.user, sided=False).ece
+    )
+
+
+def test_the_range_of_a_perfect_model_is_drawn_both_ways_round_too():
+    rng = np.random.default_rng(1)
+    p, user = rng.uniform(0.5, 1, 2000), np.arange(2000) % 20
+    chosen = np.where(rng.random(2000) < p, p, 1 - p)
+    ece, high = pooled_calibration([Predicted(chosen, np.ones(2000), user, 20, sided=False)])
+    assert ece < high < 0.05
+    assert pooled_calibration([Predicted(chosen, np.ones(2000), user, 20)])[0] > 0.2
+
+
 def test_intervals_hold_the_estimates_and_are_seeded():
     rng = np.random.default_rng(0)
     p, user = rng.random(600), np.arange(600) % 30
@@ -245,8 +278,9 @@ def test_too_many_shots_is_one_clear_line():
     ("arguments", "words"),
     [
         ({"shots": [-1]}, "at least 0"),
-        ({"shots": []}, "at least 0"),
-        ({"seeds": 0}, "seeds at least 1"),
+        ({"shots": []}, "shots is empty"),
+        ({"shots": 5}, "shots must be a list"),
+        ({"seeds": 0}, "seeds must be a whole number of at least 1"),
         ({"shots": [5], "reserve": 3}, "reserve=3 is less"),
     ],
 )

@@ -81,7 +81,7 @@ def test_the_slope_is_the_maximum_likelihood_one():
 
 
 def test_an_unknown_loss_is_refused():
-    with pytest.raises(InputError, match="use one of exponential, hinge, logistic, smooth_hinge"):
+    with pytest.raises(InputError, match="use 'exponential', 'hinge', 'logistic' or 'smooth_hinge'"):
         get_loss("squared")
 
 

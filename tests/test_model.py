@@ -41,12 +41,12 @@ def one_line(error):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model": "c"}, "model='c' is not known: use 'a' or 'b'"),
-        ({"ideal_point": "x"}, "ideal_point='x' is not known: use one of latent, mixture_of_maps, map_of_mixture"),
+        ({"model": "c"}, "model='c' is not known: use 'a', 'b' or 'linear'"),
+        ({"ideal_point": "x"}, "ideal_point='x' is not known: use 'latent', 'mixture_of_maps' or 'map_of_mixture'"),
         ({"n_prototypes": 0}, "n_prototypes must be a whole number of at least 1, found 0"),
         ({"latent_dim": 2.5}, "latent_dim must be a whole number of at least 1, found 2.5"),
         ({"hidden_dim": True}, "hidden_dim must be a whole number of at least 1, found True"),
-        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, found 1.0"),
+        ({"dropout": 1.0}, "dropout must be a number of at least 0 and below 1, found 1.0"),
         ({"model": "b"}, "model 'b' needs prompts"),
         ({"loss": "squared"}, "loss='squared' is not known"),
     ],

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 import pal
-from pal._plurality import gain_of, middle_good, plurality, smallest_good
+from pal._plurality import gain_of, middle_good, personal_gains, plurality, smallest_good
 from pal.testing import tiny
 
 
@@ -85,9 +85,31 @@ def test_select_tells_plural_people_from_others(kind, plural):
     assert ("There is plurality" if plural else "No plurality") in choice.verdict
 
 
+def test_select_takes_numbers_in_any_form():
+    data = pal.simulation.population("a", n_users=10, dim=4, per_user=12).data
+    quick = pal.TrainConfig(max_steps=20, latent_dim=4)
+    for asked in (2, [2], (1, 2), np.array([2])):
+        assert pal.select(data, asked, quick, folds=2).table["n_prototypes"].to_list() == [1, 2]
+    for nothing in ([1], 1):
+        with pytest.raises(pal.InputError, match="nothing to choose"):
+            pal.select(data, nothing, quick)
+    with pytest.raises(pal.InputError, match="n_prototypes is empty"):
+        pal.select(data, [], quick)
+
+
+def test_the_gain_that_is_said_is_the_one_that_is_tested():
+    """A larger map that is better for all alike is no plurality: the gain over one prototype is, by own weights not."""
+    user = np.repeat(np.arange(50), 4)
+    pooled, many = np.full(200, 0.6), np.full(200, 0.5)
+    personal = personal_gains({1: pooled, 3: many}, {1: pooled, 3: many})
+    assert personal[3].tolist() == [0.0] * 200
+    assert plurality({1: pooled, 3: many}, user, 0, {1: pooled, 3: many}) == 1.0
+    assert personal_gains({1: pooled, 3: many})[3].tolist() == pytest.approx([0.1] * 200)
+
+
 def test_select_refuses_what_it_cannot_do():
     data = tiny(30, users=30)
-    with pytest.raises(pal.InputError, match="folds must be at least 2"):
+    with pytest.raises(pal.InputError, match="folds must be a whole number of at least 2"):
         pal.select(data, folds=1)
     with pytest.raises(pal.InputError, match="too few"):
         pal.select(data.take(np.arange(2)), [1, 2], folds=5)

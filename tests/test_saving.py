@@ -146,8 +146,8 @@ def config_of(folder):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda f: {"format": "pal-model-9"}, "format 'pal-model-9', expected 'pal-model-1'"),
-        (lambda f: {"format": None}, "format None, expected 'pal-model-1'"),
+        (lambda f: {"format": "pal-model-9"}, "format 'pal-model-9', this version of pal reads 'pal-model-1'"),
+        (lambda f: {"format": None}, "format None, this version of pal reads 'pal-model-1'"),
         (lambda f: {"config": None}, "format"),
         (lambda f: {"config": [1]}, "format"),
         (lambda f: {"sha256": None}, "no table 'sha256' of the files it was written with"),

@@ -104,6 +104,40 @@ def test_what_cannot_be_fitted():
         pal.fit(data.take(np.array([], dtype=int)), None, settings(n_prototypes=1))
 
 
+@pytest.mark.parametrize(
+    "asked", [{"model": "b"}, {"map": "linear"}, {"latent_dim": 7}, {"n_prototypes": 5}, {"partition": True}]
+)
+def test_a_start_is_what_it_is(asked):
+    data = tiny()
+    start = pal.fit(data, None, pal.TrainConfig(model="a", n_prototypes=2, max_steps=20)).model
+    with pytest.raises(InputError, match=f"to start from has {next(iter(asked))}="):
+        pal.fit(data, None, pal.TrainConfig(**asked), start=start)
+
+
+def test_going_on_needs_no_settings_again():
+    data = tiny()
+    made = {"model": "a", "map": "linear", "latent_dim": 3, "prompt": "none"}
+    start = pal.fit(data, None, pal.TrainConfig(**made, n_prototypes=2, max_steps=20)).model
+    for config in (pal.TrainConfig(max_steps=20), pal.TrainConfig(**made, max_steps=20)):
+        assert pal.fit(data, None, config, start=start).model.config.map == "linear"
+
+
+def test_comparisons_are_embedded_first():
+    data = tiny()
+    model = pal.fit(data, None, settings(n_prototypes=1)).model
+    for call in (
+        lambda it: pal.fit(it),
+        lambda it: pal.select(it),
+        lambda it: pal.evaluate(model, it),
+        lambda it: pal.adapt(model, it),
+        lambda it: pal.baselines.compare(it, ["majority"]),
+        lambda it: pal.baselines.fit("majority", it),
+        lambda it: pal.next_comparison(model, None, it),
+    ):
+        with pytest.raises(InputError, match=r"call pal\.embed first"):
+            call(data.comparisons)
+
+
 def test_a_start_on_other_embeddings_is_refused():
     start = pal.fit(tiny(), None, settings(n_prototypes=2)).model
     with pytest.raises(InputError, match="dimension"):

@@ -191,16 +191,16 @@ def test_vectors_are_found_by_id():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"model": "c"}, "model must be 'a' or 'b', found 'c'"),
-        ({"kind": "mix"}, "kind must be one of partition, mixture, homogeneous, found 'mix'"),
-        ({"n_users": 0}, "n_users must be at least 1, found 0"),
-        ({"n_prototypes": 0}, "n_prototypes must be at least 1"),
-        ({"dim": 0}, "dim must be at least 1"),
-        ({"delta": -1.0}, "delta must be at least 0"),
-        ({"noise": -0.1}, "noise must be at least 0"),
-        ({"noise": float("nan")}, "noise must be at least 0, found nan"),
-        ({"n_items": 1}, "n_items must be at least 2"),
-        ({"model": "b", "n_prompts": 0}, "n_prompts must be at least 1"),
+        ({"model": "c"}, "model='c' is not known: use 'a' or 'b'"),
+        ({"kind": "mix"}, "kind='mix' is not known: use 'partition', 'mixture' or 'homogeneous'"),
+        ({"n_users": 0}, "n_users must be a whole number of at least 1, found 0"),
+        ({"n_prototypes": 0}, "n_prototypes must be a whole number of at least 1"),
+        ({"dim": 0}, "dim must be a whole number of at least 1"),
+        ({"delta": -1.0}, "delta must be a number of at least 0"),
+        ({"noise": -0.1}, "noise must be a number of at least 0"),
+        ({"noise": float("nan")}, "noise must be a number of at least 0, found nan"),
+        ({"n_items": 1}, "n_items must be a whole number of at least 2"),
+        ({"model": "b", "n_prompts": 0}, "n_prompts must be a whole number of at least 1"),
         ({"model": "a", "n_prompts": 5}, "n_prompts is for model 'b'"),
         ({"per_user": 0}, "per_user must be a whole number of at least 1"),
         ({"per_user": [1, 2]}, "or 100 of them"),
@@ -228,7 +228,7 @@ def test_the_town():
     assert demo(seed=1).to_frame().equals(demo(seed=1).to_frame())
     assert not demo(seed=1).to_frame().equals(frame)
     assert demo(n_users=7).n_users == 7
-    with pytest.raises(InputError, match="n_users must be at least 1"):
+    with pytest.raises(InputError, match="n_users must be a whole number of at least 1"):
         demo(n_users=0)
 
 

@@ -232,10 +232,10 @@ def test_assigned() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"by": "user"}, "by='user' is not a way to split; choose one of comparison, pair, prompt, item, assigned"),
-        ({"test": 1.0}, "test=1.0 must be a share from 0 to below 1"),
-        ({"unseen_users": -0.1}, "unseen_users=-0.1 must be a share from 0 to below 1"),
-        ({"validation": float("nan")}, "validation=nan must be a share"),
+        ({"by": "user"}, "by='user' is not known: use 'comparison', 'pair', 'prompt', 'item' or 'assigned'"),
+        ({"test": 1.0}, "test must be a number of at least 0 and below 1, found 1.0"),
+        ({"unseen_users": -0.1}, "unseen_users must be a number of at least 0 and below 1, found -0.1"),
+        ({"validation": float("nan")}, "validation must be a number of at least 0 and below 1, found nan"),
         (
             {"test": 0.5, "validation": 0.5},
             "test=0.5 and validation=0.5 leave nothing for train: their sum must be below 1",

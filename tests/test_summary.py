@@ -111,6 +111,14 @@ def test_the_verdict_says_how_much_it_helps(voted):
     assert "tenth of people it predicts worst" in words
 
 
+def test_where_chance_could_do_as_much_it_only_seems_to_help(voted):
+    record = voted[1]
+    assert summary.headline(record).startswith("Personalisation helps:")
+    doubtful = {**record, "training": {**record["training"], "p_value": 0.2}}
+    assert summary.headline(doubtful).startswith("Personalisation seems to help:")
+    assert "p = 0.200" in summary.verdict(doubtful)
+
+
 def test_people_are_counted_once(voted):
     people = voted[1]["people"]
     assert sum(people["accuracy_histogram"]["counts"]) == people["n_users"] == 32

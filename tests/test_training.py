@@ -200,7 +200,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"lr": -1}, "lr must be positive"),
+        ({"lr": -1}, "lr must be a positive number"),
         ({"n_prototypes": 0}, "whole numbers of at least 1"),
         ({"n_prototypes": "many"}, "'auto', found 'many'"),
         ({"map": "cubic"}, "map='cubic' is not known"),
@@ -208,15 +208,29 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         ({"device": "tpu"}, "device='tpu' is not known"),
         ({"ideal_point": "nowhere", "model": "a"}, "ideal_point='nowhere' is not known"),
         ({"loss": "squared"}, "loss='squared' is not known"),
-        ({"last_passes": -1}, "last_passes must be at least 0"),
-        ({"weight_decay": -1e-3}, "weight_decay must be at least 0"),
-        ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
+        ({"last_passes": -1}, "last_passes must be a whole number of at least 0"),
+        ({"weight_decay": -1e-3}, "weight_decay must be a number of at least 0"),
+        ({"dropout": 1.0}, "dropout must be a number of at least 0 and below 1"),
+        ({"lr": "a"}, "lr must be a positive number, found 'a'"),
+        ({"last_passes": 1.5}, "last_passes must be a whole number of at least 0, found 1.5"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"eval_every": 0}, "eval_every must be"),
+        ({"max_steps": 0}, "max_steps must be"),
+        ({"patience": -1}, "patience must be"),
+        ({"drops": -1}, "drops must be"),
+        ({"seed": -1}, "seed must be"),
+        ({"partition": "yes"}, "partition must be True or False, found 'yes'"),
     ],
 )
 def test_bad_settings_are_refused(settings, says):
-    parts = parts_of(tiny())
     with pytest.raises(pal.InputError, match=says):
-        pal.fit(parts.train, parts.validation, TrainConfig(**{**QUICK, "n_prototypes": 1, **settings}))
+        TrainConfig(**settings)  # before anything is trained
+
+
+def test_numbers_of_prototypes_may_be_any_sequence():
+    for several in ([1, 2], (1, 2), range(1, 3), np.array([1, 2])):
+        assert TrainConfig(n_prototypes=several) == TrainConfig(n_prototypes=(1, 2))
+    assert TrainConfig(n_prototypes=np.int64(3)).n_prototypes == 3
 
 
 def test_model_b_without_prompts_is_refused():

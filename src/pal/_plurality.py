@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LEVEL", "Gain", "gain_of", "middle_good", "p_in_words", "plurality", "smallest_good"]
+__all__ = ["LEVEL", "Gain", "gain_of", "middle_good", "p_in_words", "personal_gains", "plurality", "smallest_good"]
 
 LEVEL = 0.05  # of the test; the probability of seeing plurality where there is none
 _FLIPS = 4000
@@ -38,6 +38,12 @@ def gain_of(difference: Array, user: Array) -> Gain:
     return Gain(float(difference.mean()), float(np.sqrt((sums**2).sum()) / len(difference)))
 
 
+def personal_gains(losses: Mapping[int, Array], shared: Mapping[int, Array] | None = None) -> dict[int, Array]:
+    """What people's own weights gain on each answer (n,), by number of prototypes; see `plurality`."""
+    without = {k: min([losses[1], *([] if shared is None else [shared[k]])], key=np.mean) for k in losses}
+    return {k: without[k] - losses[k] for k in losses}
+
+
 def plurality(
     losses: Mapping[int, Array], user: Array, seed: int = 0, shared: Mapping[int, Array] | None = None
 ) -> float:
@@ -62,8 +68,8 @@ def plurality(
     if 1 not in losses or len(losses) < 2 or not len(user):
         return 1.0
     row = np.unique(user, return_inverse=True)[1]
-    without = {k: min([losses[1], *([] if shared is None else [shared[k]])], key=np.mean) for k in losses}
-    gains = np.stack([np.bincount(row, weights=without[k] - losses[k]) for k in sorted(losses) if k != 1])
+    personal = personal_gains(losses, shared)
+    gains = np.stack([np.bincount(row, weights=personal[k]) for k in sorted(losses) if k != 1])
     scale = np.sqrt((gains**2).sum(1))  # the same for every flip
     gains = gains[scale > 0] / scale[scale > 0, None]
     if not len(gains):

@@ -75,15 +75,18 @@ def print_comparison(rows: list[dict[str, Any]], seeds: int, reference: str) -> 
         )
     print_table(table)
     say(f"Means over {seeds} splits, test answers of people seen in training; shots: people not seen, by user.")
+    if alone := [key[6:] for key in shots if all(row[key] is None for row in rows)]:
+        say(f"No new person has answers left to be tested on after {', '.join(alone)} shots: use fewer.")
 
 
 def print_choice(choice: Any) -> None:
     """A row a number of prototypes of `pal.select`, and the verdict."""
-    table = Table("prototypes", "log-loss", "gain on one, nats an answer", "accuracy by user", "")
+    table = Table("prototypes", "log-loss", "gain over one", "of it by own weights", "accuracy by user", "")
     for row in choice.table.iter_rows(named=True):
-        gain = "" if row["n_prototypes"] == 1 else f"{row['gain']:+.4f} ± {row['gain_se']:.4f}"
-        shown = (f"{row['log_loss']:.4f}", gain, number(row["accuracy_by_user"]), "chosen" if row["chosen"] else "")
-        table.add_row(str(row["n_prototypes"]), *shown)
+        gains = [f"{row[name]:+.4f} ± {row[f'{name}_se']:.4f}" for name in ("gain", "personal_gain")]
+        gains = ["", ""] if row["n_prototypes"] == 1 else gains
+        accuracy, mark = number(row["accuracy_by_user"]), "chosen" if row["chosen"] else ""
+        table.add_row(str(row["n_prototypes"]), f"{row['log_loss']:.4f}", *gains, accuracy, mark)
     print_table(table)
     say(f"{choice.n} answers, each held out once. {choice.verdict}")
 

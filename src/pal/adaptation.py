@@ -20,8 +20,8 @@ from pal._adaptation.asking import Person, next_comparison
 from pal._adaptation.fitting import fit_weights, uncertainty
 from pal._adaptation.prior import Prior, posterior
 from pal._adaptation.solver import TOLERANCE, Solution, solve_weights
-from pal.embeddings import EmbeddedComparisons
-from pal.errors import InputError
+from pal._checks import number
+from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.model import RewardModel
 from pal.questions import Answers
 from pal.users import UserWeights, concentration_of
@@ -51,7 +51,7 @@ def adapt(
     few: EmbeddedComparisons,
     *,
     strength: float | None = None,
-    prior: Tensor | None = None,
+    prior: Tensor | npt.ArrayLike | None = None,
 ) -> AdaptedUsers:
     """Weights of the users in ``few``, from their answers there; the shared part stays as it is.
 
@@ -62,11 +62,14 @@ def adapt(
         prior: (K,) what everybody is shrunk towards; None for each person's posterior mean under the population.
 
     Raises:
-        InputError: the vectors are not of the kind the model was trained on.
+        InputError: the vectors are not of the kind the model was trained on, a strength that is not positive, or a
+            prior that is not on the simplex.
     """
+    check_embedded(few)
     strength = model.config.strength if strength is None else strength
-    if not strength > 0:
-        raise InputError(f"strength must be positive, found {strength!r}")
+    number("strength", strength)
+    if prior is not None:
+        prior, _ = model.user_weights(None, prior)
     table = few.comparisons
     present, user = np.unique(table.user, return_inverse=True)
     n, ids = len(present), table.user_ids.gather(present)

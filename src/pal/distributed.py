@@ -15,10 +15,11 @@ from typing import Any
 
 import polars as pl
 
+from pal._checks import number
 from pal._distributed import works
 from pal._distributed.cluster import connected
 from pal._distributed.group import train_together
-from pal._distributed.handing import fingerprint, hand_over, numbered
+from pal._distributed.handing import hand_over, numbered
 from pal._distributed.pieces import Job, Piece, Pool, part_name, pieces_of, stamp
 from pal._distributed.reading import Reading, as_parquet, encoder_of, store_of
 from pal._distributed.training import Given, read_result
@@ -27,7 +28,7 @@ from pal.embeddings import EmbeddedComparisons, EmbeddingStore, Encoder
 from pal.errors import InputError
 from pal.model import RewardModel
 from pal.selection import FitResult
-from pal.training import TrainConfig
+from pal.training import TrainConfig, continued
 
 __all__ = ["adapt", "embed", "fit", "score", "users_of"]
 
@@ -82,7 +83,7 @@ def fit(
         InputError: data or settings that do not fit, or fewer users than workers.
         MissingExtraError: Ray is not installed.
     """
-    config = config or TrainConfig()
+    config = continued(config or TrainConfig(), start)
     in_memory = isinstance(train, EmbeddedComparisons)
     if isinstance(train, EmbeddedComparisons) and (validation is None or not len(validation)):
         parts = train.split(unseen_users=0.0, test=0.0, validation=0.1, seed=config.seed)
@@ -93,7 +94,7 @@ def fit(
         ray = stack.enter_context(connected(workers, address))
         user_ids: pl.Series | None = None
         if isinstance(train, EmbeddedComparisons) and validation is not None:
-            key = [fingerprint(train, validation), repr(config), workers]
+            key = [train.fingerprint(), validation.fingerprint(), repr(config), workers]
             job = Job(root / "fit", what="fit", key=key)
             people = train.comparisons.n_users
             if people < workers:
@@ -210,8 +211,8 @@ def adapt(
     """
     out, rows = Path(out), rows or ROWS
     Job.check_replaceable(out)
-    if strength is not None and not strength > 0:
-        raise InputError(f"strength must be positive, found {strength!r}")
+    if strength is not None:
+        number("strength", strength)
     known = RewardModel.from_pretrained(model)
     with connected(workers, address) as ray:
         job = _job(out, "adapt", model, table, embeddings, images, rows, strength)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pal._checks import one_of, whole
 from pal._progress import counted
 from pal._vectors.encoders import (
     EfficientNetEncoder,
@@ -42,6 +43,7 @@ __all__ = [
     "HashingEncoder",
     "ImageEncoder",
     "TextEncoder",
+    "check_embedded",
     "default_store",
     "embed",
     "encode",
@@ -107,6 +109,16 @@ class EmbeddedComparisons:
         """The comparisons at these rows (m,) or of a mask (n,); tables and vectors are shared, not copied."""
         return replace(self, comparisons=self.comparisons.take(rows))
 
+    def fingerprint(self) -> str:
+        """A name for these rows and labels, and for the vectors as far as their sums tell (hex)."""
+        found, table = hashlib.sha256(), self.comparisons
+        for array in (table.user, table.left, table.right, table.prompt, table.label, table.weight):
+            found.update(b"-" if array is None else np.ascontiguousarray(array).data)
+        for vectors in (self.responses, self.prompts):
+            told = None if vectors is None else (vectors.shape, float(vectors.sum(dtype=np.float64)))
+            found.update(repr(told).encode())
+        return found.hexdigest()[:16]
+
     def split(
         self,
         unseen_users: float = 0.2,
@@ -118,6 +130,13 @@ class EmbeddedComparisons:
         """Cuts into train, validation, test, unseen (and left_out); arguments as of `Comparisons.split`."""
         rows = split_rows(self.comparisons, unseen_users, test, validation, by, seed)
         return Parts(**{name: self.take(index) for name, index in rows.items()})
+
+
+def check_embedded(data: Any) -> None:
+    """Refuses comparisons that have no vectors yet."""
+    if not isinstance(data, EmbeddedComparisons):
+        remedy = "call pal.embed first" if isinstance(data, Comparisons) else "read a table, then call pal.embed first"
+        raise InputError(f"embedded comparisons are needed, found {type(data).__name__}: {remedy}")
 
 
 def embed(
@@ -160,10 +179,8 @@ def embed(
         MissingExtraError: the encoder's library is not installed.
     """
     _check_mode(prompt_mode)
-    if dtype not in ("float32", "float16"):
-        raise InputError(f"dtype must be 'float32' or 'float16', found {dtype!r}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size must be a whole number of at least 1, found {batch_size!r}")
+    one_of("dtype", dtype, ("float32", "float16"))
+    whole("batch_size", batch_size)
     if prompt_mode == "joint":
         comparisons = comparisons.joined()
     prompts = comparisons.prompts if prompt_mode == "separate" else None

@@ -1,6 +1,6 @@
 """How well a model predicts: metrics on seen users, intervals, shot curves on unseen users."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pal._checks import whole
 from pal.adaptation import adapt
-from pal.embeddings import EmbeddedComparisons
+from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
 from pal.model import RewardModel
 from pal.users import rows_of
@@ -45,7 +46,8 @@ class Metrics:
     Attributes:
         accuracy: share of decided answers predicted right.
         accuracy_by_user: mean over users of their own accuracy.
-        balanced_accuracy: mean of the accuracies among answers "left" and among answers "right".
+        balanced_accuracy: mean of the accuracies among answers "left" and among answers "right"; of chosen and
+            rejected responses, which have no sides, it is the accuracy.
         worst_tenth: mean accuracy of the tenth of users for whom it is lowest.
         log_loss: mean negative log-likelihood, in nats.
         brier: mean squared error of the probability.
@@ -97,21 +99,36 @@ def evaluate(model: Predictor, data: EmbeddedComparisons, *, bootstrap: int = 50
     Raises:
         InputError: there are no comparisons.
     """
+    check_embedded(data)
     table = data.comparisons
     unseen = rows_of(table.user_ids, model.user_ids) < 0
     n_unseen = int(np.count_nonzero((table.user_counts() > 0) & unseen))
-    return metrics_of(predict(model, data), table.label, table.user, n_unseen=n_unseen, bootstrap=bootstrap, seed=seed)
+    options: dict[str, Any] = {"sided": table.sided, "n_unseen": n_unseen, "bootstrap": bootstrap, "seed": seed}
+    return metrics_of(predict(model, data), table.label, table.user, **options)
 
 
 def metrics_of(
-    probability: Array, label: Array, user: Array, *, n_unseen: int = 0, bootstrap: int = 500, seed: int = 0
+    probability: Array,
+    label: Array,
+    user: Array,
+    *,
+    sided: bool = True,
+    n_unseen: int = 0,
+    bootstrap: int = 500,
+    seed: int = 0,
 ) -> Metrics:
-    """Metrics of predicted probabilities (n,) against labels (n,) of users (n,)."""
-    if not len(label):
+    """Metrics of predicted probabilities (n,) against labels (n,) of users (n,).
+
+    Where left and right are no sides (`Comparisons.sided`) but chosen and rejected, each answer counts both ways round.
+    """
+    n_answers, n_ties = len(label), int(np.count_nonzero(label == 0.5))
+    if not n_answers:
         raise InputError("there are no comparisons to evaluate on")
     p = np.clip(probability.astype(np.float64), 1e-12, 1 - 1e-12)
     y = label.astype(np.float64)
     _, user = np.unique(user, return_inverse=True)
+    if not sided:
+        p, y, user = both_ways(p), both_ways(y), np.r_[user, user]
     sums = _user_sums(p, y, user)
     values = _from_sums(sums, np.ones((1, len(sums["n"]))))
     values["ece"] = np.array([expected_calibration_error(p, y)])
@@ -130,8 +147,8 @@ def metrics_of(
                 interval[name] = (float(low), float(high))
     return Metrics(
         **{name: float(values[name][0]) for name in MEASURES},
-        n=len(y),
-        n_ties=int(np.count_nonzero(y == 0.5)),
+        n=n_answers,
+        n_ties=n_ties,
         n_users=len(sums["n"]),
         n_unseen=n_unseen,
         interval=interval,
@@ -178,6 +195,11 @@ def _from_sums(sums: dict[str, Array], counts: Array) -> dict[str, Array]:
             "log_loss": total["log_loss"] / total["n"],
             "brier": total["brier"] / total["n"],
         }
+
+
+def both_ways(x: Array) -> Array:
+    """Probabilities or labels (n,) of answers, and of the same with left and right exchanged: (2n,)."""
+    return np.concatenate([x, 1 - x])
 
 
 def expected_calibration_error(p: Array, y: Array, bins: int = 10) -> float:
@@ -251,7 +273,8 @@ def shot_curve(
     for seed, n, test, probability in shot_predictions(model, unseen, shots, seeds, reserve):
         table = test.comparisons
         unknown = len(np.unique(table.user)) if n == 0 else 0
-        metrics = metrics_of(probability, table.label, table.user, n_unseen=unknown, bootstrap=200, seed=seed)
+        options: dict[str, Any] = {"sided": table.sided, "n_unseen": unknown, "bootstrap": 200, "seed": seed}
+        metrics = metrics_of(probability, table.label, table.user, **options)
         low, high = metrics.interval.get("accuracy_by_user", (np.nan, np.nan))
         measures = {name: getattr(metrics, name) for name in MEASURES}
         rows.append(
@@ -276,9 +299,15 @@ def shot_predictions(
     model: Predictor, unseen: EmbeddedComparisons, shots: Sequence[int], seeds: int, reserve: int | None
 ) -> Iterator[tuple[int, int, EmbeddedComparisons, Array]]:
     """What `shot_curve` measures: (seed, shots, test answers, their probabilities) of each seed and number of shots."""
+    check_embedded(unseen)
+    whole("seeds", seeds)
+    if not isinstance(shots, Iterable):
+        raise InputError(f"shots must be a list of numbers of answers, such as (0, 5, 20), found {shots!r}")
+    for n in shots:
+        whole("shots", n, least=0)
     shots = sorted(set(shots))
-    if not shots or shots[0] < 0 or seeds < 1:
-        raise InputError(f"shots must be numbers of at least 0 and seeds at least 1, found {shots} and {seeds}")
+    if not shots:
+        raise InputError("shots is empty: give at least one number")
     reserve = shots[-1] if reserve is None else reserve
     if reserve < shots[-1]:
         raise InputError(f"reserve={reserve} is less than the largest number of shots, {shots[-1]}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pal.errors import InputError
+from pal._checks import one_of
 
 __all__ = ["LOSSES", "Loss", "get_loss", "moderated", "sigmoid_slope"]
 
@@ -132,8 +132,7 @@ def get_loss(name: str) -> Loss:
     Raises:
         InputError: there is none.
     """
-    if name not in LOSSES:
-        raise InputError(f"loss={name!r} is not known: use one of {', '.join(sorted(LOSSES))}")
+    one_of("loss", name, sorted(LOSSES))
     return LOSSES[name]
 
 

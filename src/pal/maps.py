@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pal.errors import InputError
+from pal._checks import one_of
 
-__all__ = ["LinearMap", "MLPMap", "make_map"]
+__all__ = ["MAPS", "LinearMap", "MLPMap", "make_map"]
+
+MAPS = ("mlp", "linear")
 
 
 class LinearMap(nn.Module):
@@ -126,8 +128,7 @@ def make_map(
     generator: torch.Generator,
 ) -> LinearMap | MLPMap:
     """The map that ``TrainConfig(map=kind)`` names."""
+    one_of("map", kind, MAPS)
     if kind == "linear":
         return LinearMap(in_dim, out_dim, copies, generator=generator)
-    if kind == "mlp":
-        return MLPMap(in_dim, out_dim, copies, hidden_dim=hidden_dim, dropout=dropout, generator=generator)
-    raise InputError(f"map={kind!r} is not known: use 'mlp' or 'linear'")
+    return MLPMap(in_dim, out_dim, copies, hidden_dim=hidden_dim, dropout=dropout, generator=generator)

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from pal import saving
-from pal.embeddings import EmbeddedComparisons, Encoder, encode, resolve_encoder
+from pal._checks import number, one_of, whole
+from pal.embeddings import EmbeddedComparisons, Encoder, check_embedded, encode, resolve_encoder
 from pal.errors import InputError, SavedModelError
 from pal.losses import get_loss, moderated
-from pal.maps import make_map
+from pal.maps import MAPS, make_map
 from pal.prototypes import FixedPrototypes, LinearPrototypes, PromptPrototypes, Prototypes, Terms
 from pal.questions import Questions, compact, tabulate
 from pal.users import Population, UserWeights
@@ -74,24 +75,15 @@ class ModelConfig:
     prompt_revision: str | None = None
 
     def __post_init__(self) -> None:
-        if self.model not in ("a", "b", "linear"):
-            raise InputError(f"model={self.model!r} is not known: use 'a' or 'b'")
-        if self.ideal_point not in IDEAL_POINTS:
-            raise InputError(f"ideal_point={self.ideal_point!r} is not known: use one of {', '.join(IDEAL_POINTS)}")
+        one_of("model", self.model, ("a", "b", "linear"))
+        one_of("map", self.map, MAPS)
+        one_of("ideal_point", self.ideal_point, IDEAL_POINTS)
         for name in ("n_prototypes", "response_dim", "latent_dim", "hidden_dim"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, found {value!r}")
-        if self.map not in ("linear", "mlp"):
-            raise InputError(f"map={self.map!r} is not known: use 'mlp' or 'linear'")
-        if isinstance(self.prompt_dim, bool) or not isinstance(self.prompt_dim, int) or self.prompt_dim < 0:
-            raise InputError(f"prompt_dim must be a whole number of at least 0, found {self.prompt_dim!r}")
-        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and below 1, found {self.dropout!r}")
+            whole(name, getattr(self, name))
+        whole("prompt_dim", self.prompt_dim, least=0)
+        number("dropout", self.dropout, least=0, below=1)
         for name in ("slope", "strength"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise InputError(f"{name} must be a positive number, found {value!r}")
+            number(name, getattr(self, name))
         if self.model == "b" and not self.prompt_dim:
             raise InputError("model 'b' needs prompts: give the comparisons a column 'prompt', or use model='a'")
         get_loss(self.loss)
@@ -222,6 +214,9 @@ class RewardModel(nn.Module):
             raise InputError(
                 f"embeddings of prompts must be ({len(responses)}, {config.prompt_dim}), found {tuple(prompts.shape)}"
             )
+        for name, vectors in (("responses", responses), ("prompts", prompts)):
+            if vectors is not None and not bool(torch.isfinite(vectors).all()):
+                raise InputError(f"embeddings of {name} must be finite: one holds NaN or infinity")
 
     # -- data ---------------------------------------------------------------------------------------------------
 
@@ -455,6 +450,7 @@ def margin_moments(
 
 def check_data(config: ModelConfig, data: EmbeddedComparisons) -> None:
     """Refuses vectors that are not of the kind a model takes."""
+    check_embedded(data)
     if data.responses.shape[1] != config.response_dim:
         raise InputError(
             f"the model takes responses of dimension {config.response_dim}, found {data.responses.shape[1]}: "

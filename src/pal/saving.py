@@ -37,7 +37,8 @@ def write_folder(
     What a killed write left beside the folder goes with the next write; writers of one folder take turns.
 
     Raises:
-        SavedModelError: the path is a file, or a folder that holds something else than a model.
+        SavedModelError: the path is a file, a folder that holds something else than a model, or one where nothing may
+            be written.
     """
     folder = folder.resolve()  # through a link: what it points to is replaced, not kept beside
     check_replaceable(folder)
@@ -80,13 +81,17 @@ def check_replaceable(folder: Path) -> None:
     """Whether a model may be written here; asked before long work, so that it is not lost.
 
     Raises:
-        SavedModelError: the path is a file, or a folder that holds something else than a model.
+        SavedModelError: the path is a file, a folder that holds something else than a model, or one where nothing may
+            be written.
     """
     if folder.exists():
         odd = [] if not folder.is_dir() else sorted(p.name for p in folder.iterdir() if p.name not in FILES)
         if not folder.is_dir() or odd:
             found = f"it holds {odd[0]!r}" if odd else "it is a file"
             raise SavedModelError(f"{folder}: not replaced by a model, since {found}: choose another folder")
+    above = next(path for path in folder.absolute().parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise SavedModelError(f"{folder}: cannot be written, {above} is no folder that may be written to")
 
 
 def read_folder(
@@ -109,7 +114,10 @@ def read_folder(
             raise SavedModelError(f"{folder}: no {file} here: {what}")
     head = _json(folder / "config.json")
     if head.get("format") != FORMAT or not isinstance(head.get("config"), dict):
-        raise SavedModelError(f"{folder / 'config.json'}: format {head.get('format')!r}, expected {FORMAT!r}")
+        raise SavedModelError(
+            f"{folder / 'config.json'}: format {head.get('format')!r}, this version of pal reads {FORMAT!r}: "
+            "fit the model anew, or use the version that wrote it"
+        )
     hashes = head.get("sha256")
     if not isinstance(hashes, dict):
         raise SavedModelError(f"{folder / 'config.json'}: no table 'sha256' of the files it was written with")

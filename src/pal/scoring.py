@@ -40,7 +40,10 @@ def rewards_of_users(model: RewardModel, prototype_rewards: Tensor, out: Tensor 
         InputError: rewards of another number of prototypes, or a variant that is not linear in the weights.
     """
     columns = _columns(model, prototype_rewards)
-    out = torch.empty(len(model.users), columns.shape[1]) if out is None else out
+    shape = (len(model.users), columns.shape[1])
+    if out is not None and (out.shape != shape or out.dtype != torch.float32):
+        raise InputError(f"out must be torch.float32 {shape}, found {out.dtype} {tuple(out.shape)}")
+    out = torch.empty(shape) if out is None else out
     # numpy's product is 2.5 times as fast as torch's on matrices as thin as these
     np.matmul(_weights(model.users, 0, len(model.users)), columns, out=out.numpy())
     return out

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pal._plurality import LEVEL, Gain, gain_of, middle_good, p_in_words, plurality, smallest_good
-from pal.embeddings import EmbeddedComparisons
+from pal._checks import whole
+from pal._plurality import LEVEL, Gain, gain_of, middle_good, p_in_words, personal_gains, plurality, smallest_good
+from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
 from pal.evaluation import metrics_of
 from pal.model import RewardModel
-from pal.training import TrainConfig, TrainResult, tabulated, train
+from pal.training import TrainConfig, TrainResult, continued, tabulated, train
 
 __all__ = ["CANDIDATES", "Choice", "FitResult", "Stage", "explore", "fit", "select"]
 
@@ -73,7 +74,8 @@ def fit(
     Raises:
         InputError: data or settings that do not fit.
     """
-    config = config or TrainConfig()
+    check_embedded(train_data)
+    config = continued(config or TrainConfig(), start)
     if validation is None or not len(validation):
         parts = train_data.split(unseen_users=0.0, test=0.0, validation=0.1, seed=config.seed)
         train_data, validation = parts.train, parts.validation
@@ -118,8 +120,7 @@ def explore(
         # few answers may not show in which directions to grow: try once from nowhere as well
         return min(result, stage(k, None, "-random"), key=lambda r: float(r.validation_loss.mean()))
 
-    asked = config.n_prototypes
-    wanted = (asked,) if isinstance(asked, int) else CANDIDATES if isinstance(asked, str) else tuple(sorted(set(asked)))
+    asked, wanted = config.n_prototypes, _numbers(config.n_prototypes)
     if start is not None:
         results = {start.n_prototypes: stage(start.n_prototypes, start)}
     elif config.init == "random" and isinstance(asked, int):
@@ -148,6 +149,11 @@ def explore(
     )
     metrics = {**results[chosen].metrics, "p_value": p_value}
     return FitResult(results[chosen].model, history, metrics, table, {k: r.model for k, r in results.items()}, p_value)
+
+
+def _numbers(asked: int | str | Sequence[int]) -> tuple[int, ...]:
+    """The numbers of prototypes that are asked for, ascending."""
+    return (asked,) if isinstance(asked, int) else CANDIDATES if isinstance(asked, str) else tuple(sorted(set(asked)))
 
 
 def _compare(results: dict[int, TrainResult], user: Any) -> pl.DataFrame:
@@ -188,8 +194,10 @@ class Choice:
         n_prototypes: the fewest prototypes whose cross-validated log-loss is within a standard error of the best; 1
             where the test finds no plurality.
         table: a row for each number of prototypes: n_prototypes, log_loss, log_loss_by_user, accuracy_by_user, gain
-            (over one prototype, nats an answer), gain_se (its standard error over users), chosen.
-        p_value: of the plurality test: how often chance alone would give several prototypes such a gain.
+            (over one prototype, nats an answer), gain_se (its standard error over users), personal_gain (what people's
+            own weights gain over weights shared by all, or over one prototype where that is better), personal_gain_se,
+            chosen.
+        p_value: of the plurality test: how often chance alone would give people's own weights such a gain.
         verdict: the same in words.
         n_users: users whose answers were held out.
         n: answers held out.
@@ -205,7 +213,7 @@ class Choice:
 
 def select(
     data: EmbeddedComparisons,
-    n_prototypes: Sequence[int] = (1, 2, 3, 5),
+    n_prototypes: int | str | Sequence[int] = (1, 2, 3, 5),
     config: TrainConfig | None = None,
     *,
     folds: int = 5,
@@ -218,7 +226,7 @@ def select(
 
     Args:
         data: comparisons of users, each with some answers.
-        n_prototypes: numbers to try; 1 is always among them.
+        n_prototypes: numbers to try, or "auto" for those of `fit`; 1 is always among them.
         config: of training; its n_prototypes is not used.
         folds: parts of each user's answers, at least 2.
         seed: of the folds and of training.
@@ -226,11 +234,14 @@ def select(
     Raises:
         InputError: nothing to choose from, or too few answers.
     """
-    wanted = tuple(sorted({1, *n_prototypes}))
+    check_embedded(data)
+    whole("folds", folds, least=2)
+    config = replace(config or TrainConfig(), n_prototypes=n_prototypes)
+    wanted = tuple(sorted({1, *_numbers(config.n_prototypes)}))
+    if wanted == (1,):
+        raise InputError("one prototype alone leaves nothing to choose: give more numbers, such as 1, 2, 3 and 5")
     # the last passes make every candidate a little better, and take a good part of the time
-    config = replace(config or TrainConfig(), n_prototypes=wanted, seed=seed, last_passes=0)
-    if folds < 2:
-        raise InputError(f"folds must be at least 2, found {folds}")
+    config = replace(config, n_prototypes=wanted, seed=seed, last_passes=0)
     table = data.comparisons
     fold = _folds(table.user, folds, np.random.default_rng(seed))
     probability = {k: np.full(len(table), np.nan) for k in wanted}
@@ -249,13 +260,14 @@ def select(
     if not len(user):
         raise InputError("no user has more than one answer: there is nothing to tell users apart by")
     losses = {k: _log_loss(p[repeated], label) for k, p in probability.items()}
-    p_value = plurality(losses, user, seed, {k: _log_loss(p[repeated], label) for k, p in of_all.items()})
+    shared = {k: _log_loss(p[repeated], label) for k, p in of_all.items()}
+    p_value, personal = plurality(losses, user, seed, shared), personal_gains(losses, shared)
     several = {k: loss for k, loss in losses.items() if k > 1}
-    chosen = smallest_good(several, user) if several and p_value <= LEVEL else 1
+    chosen = smallest_good(several, user) if p_value <= LEVEL else 1
     rows = []
     for k in wanted:
         metrics = metrics_of(probability[k][repeated], label, user, bootstrap=0)
-        gain = gain_of(losses[1] - losses[k], user)
+        gain, own = gain_of(losses[1] - losses[k], user), gain_of(personal[k], user)
         rows.append(
             {
                 "n_prototypes": k,
@@ -264,6 +276,8 @@ def select(
                 "accuracy_by_user": metrics.accuracy_by_user,
                 "gain": gain.mean,
                 "gain_se": gain.error,
+                "personal_gain": own.mean,
+                "personal_gain_se": own.error,
                 "chosen": k == chosen,
             }
         )
@@ -296,7 +310,7 @@ def _mean_by_user(values: npt.NDArray[Any], user: npt.NDArray[Any]) -> float:
 
 def _verdict(rows: list[dict[str, Any]], p_value: float, chosen: int, people: int) -> str:
     """What the test says, in words."""
-    best = max(rows[1:], key=lambda row: row["gain"], default=rows[0])
+    best = max(rows[1:], key=lambda row: row["gain"])
     said = p_in_words(p_value)
     if chosen == 1:
         return (
@@ -304,6 +318,7 @@ def _verdict(rows: list[dict[str, Any]], p_value: float, chosen: int, people: in
             "for all. People may still differ in ways that these answers and embeddings do not show."
         )
     return (
-        f"There is plurality among {people} people ({said}): {best['n_prototypes']} prototypes predict held-out "
-        f"answers better than one, by {best['gain']:.3f} nats an answer; {chosen} are enough."
+        f"There is plurality among {people} people: with weights of their own, held-out answers are predicted better "
+        f"than with weights shared by all, by {best['personal_gain']:.3f} nats an answer with {best['n_prototypes']} "
+        f"prototypes ({said}); {chosen} are enough."
     )

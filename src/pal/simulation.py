@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pal._checks import number, one_of, whole
 from pal._tables.files import write_frame
 from pal.comparisons import Comparisons, Items
 from pal.embeddings import EmbeddedComparisons
@@ -146,21 +147,20 @@ def population(
     Raises:
         InputError: an argument out of range, or no prototypes so far apart.
     """
-    if model not in MODELS:
-        raise InputError(f"model must be 'a' or 'b', found {model!r}")
-    if kind not in KINDS:
-        raise InputError(f"kind must be one of {', '.join(KINDS)}, found {kind!r}")
-    for what, value, least in (
+    one_of("model", model, MODELS)
+    one_of("kind", kind, KINDS)
+    for name, value, least in (
         ("n_users", n_users, 1),
         ("n_prototypes", n_prototypes, 1),
         ("dim", dim, 1),
-        ("delta", delta, 0),
-        ("noise", noise, 0),
         ("n_items", n_items, 2),
         ("n_prompts", n_prompts, 1),
+        ("seed", seed, 0),
     ):
-        if value is not None and not value >= least:
-            raise InputError(f"{what} must be at least {least}, found {value}")
+        if value is not None:
+            whole(name, value, least)
+    number("delta", delta, least=0)
+    number("noise", noise, least=0)
     if n_prompts is not None and model == "a":
         raise InputError("n_prompts is for model 'b': model 'a' is simulated without prompts")
     k = 1 if kind == "homogeneous" else n_prototypes
@@ -229,8 +229,8 @@ def demo(n_users: int = 300, seed: int = 0) -> Comparisons:
     Raises:
         InputError: n_users is not positive.
     """
-    if n_users < 1:
-        raise InputError(f"n_users must be at least 1, found {n_users}")
+    whole("n_users", n_users)
+    whole("seed", seed, least=0)
     statements = _statements()
     leanings = statements.select(_GROUPS).to_numpy()
     random = np.random.default_rng(seed)

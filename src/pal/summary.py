@@ -243,7 +243,10 @@ def headline(record: Mapping[str, Any]) -> str:
         return f"{many} prototypes were fitted; no single reward for all was measured beside them."
     much = points(gain["difference"], 0 if abs(gain["difference"]) >= 0.0995 else 1)
     if gain["low"] > 0:
-        return f"Personalisation helps: {many.lower()} prototypes predict people {much} better than one reward for all."
+        p = (record.get("training") or {}).get("p_value")
+        helps = "helps" if p is None or p <= LEVEL else "seems to help"
+        better = f"{many.lower()} prototypes predict people {much} better than one reward for all"
+        return f"Personalisation {helps}: {better}."
     if gain["high"] < 0:
         return f"Personalisation hurts: one reward for all predicts people {much} better."
     return "Personalisation does not clearly help: one reward for all predicts these people about as well."

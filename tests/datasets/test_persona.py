@@ -96,9 +96,9 @@ def test_named_personas_and_a_statement_of_two(folder):
     [
         ({"n_personas": 7}, "n_personas must be from 1 to 6, found 7"),
         ({"n_personas": 0}, "n_personas must be from 1 to 6, found 0"),
-        ({"users_per_persona": 0}, "users_per_persona must be at least 1"),
-        ({"answers": 0}, "answers must be at least 1"),
-        ({"statements": "mine"}, "statements must be 'own' or 'all', found 'mine'"),
+        ({"users_per_persona": 0}, "users_per_persona must be a whole number of at least 1"),
+        ({"answers": 0}, "answers must be a whole number of at least 1"),
+        ({"statements": "mine"}, "statements='mine' is not known: use 'own' or 'all'"),
         ({"personas": []}, "personas must be different names"),
         ({"personas": "interest-in-art"}, "personas must be different names"),
         ({"personas": ["art", "interest-in-art"]}, "personas must be different names"),

@@ -116,8 +116,8 @@ def test_bad_files_are_refused(polis_folder):
 def test_bad_arguments_are_refused(polis_folder):
     folder = polis_folder(VOTES)
     for options, said in (
-        ({"passes": "keep"}, "passes must be 'drop' or 'tie', found 'keep'"),
-        ({"min_votes": 0}, "min_votes must be at least 1, found 0"),
+        ({"passes": "keep"}, "passes='keep' is not known: use 'drop' or 'tie'"),
+        ({"min_votes": 0}, "min_votes must be a whole number of at least 1, found 0"),
     ):
         with pytest.raises(InputError, match=said):
             polis(folder, **options)

@@ -18,6 +18,8 @@ from pal.users import Population
 
 __all__ = ["Person", "next_comparison"]
 
+Question = tuple[str | None, frozenset[str]]  # the ids of its prompt and of its two responses
+
 _DRAWS = 512  # from the posterior of a person of whom only the weights are known
 _LEVELS = 16  # at which an answer to one of a batch of questions is imagined
 
@@ -39,9 +41,11 @@ class Person:
         self.atoms, self.log_mass = model.prior.atoms, model.prior.mass.log()
         self.weights = model.population  # (K,)
         self._margins, self._labels, self._counts = torch.zeros(0, K), torch.zeros(0), torch.zeros(0)
+        self._asked: set[Question] = set()
         if answered is not None and len(answered):
             table = answered.comparisons
             self._add(question_margins(model, answered), table.label, table.weight)
+            self._asked.update(_questions(answered))
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -52,13 +56,23 @@ class Person:
         Args:
             question: one comparison.
             label: P(left preferred) as answered; None: the one in ``question``.
+
+        Raises:
+            InputError: not one comparison, or a label that is no number from 0 to 1.
         """
         if len(question) != 1:
             raise InputError(f"a person answers one comparison at a time, found {len(question)}")
-        given = question.comparisons.label if label is None else np.array([label], dtype=np.float32)
-        if not 0 <= float(given[0]) <= 1:
-            raise InputError(f"label must lie in [0, 1], found {label!r}")
-        self._add(question_margins(self.model, question), given, question.comparisons.weight)
+        given: Any = float(question.comparisons.label[0]) if label is None else label
+        if not isinstance(given, int | float | np.number) or not 0 <= given <= 1:
+            raise InputError(f"label must be a number from 0 (right) to 1 (left), found {label!r}")
+        self._add(question_margins(self.model, question), [given], question.comparisons.weight)
+        self._asked.update(_questions(question))
+
+    def was_asked(self, candidates: EmbeddedComparisons) -> npt.NDArray[np.bool_]:
+        """(n,) whether the person has answered each comparison, on whichever side its responses were."""
+        if not self._asked:
+            return np.zeros(len(candidates), dtype=bool)
+        return np.array([question in self._asked for question in _questions(candidates)], dtype=bool)
 
     @torch.no_grad()
     def _add(self, margins: Tensor, label: Any, weight: Any) -> None:
@@ -103,8 +117,8 @@ def next_comparison(
         model: with margins linear in the weights.
         user: a `Person`, with everything they answered; the id of a user the model knows, whose weights and
             concentration say where they may stand; None, or an unseen id: a new person.
-        candidates: comparisons that could be asked; their labels and users do not matter. What a person was asked
-            stays among them until you leave it out.
+        candidates: comparisons that could be asked; their labels and users do not matter. What a `Person` has
+            answered is not asked again.
         n: None for one row; or that many rows, to be asked together: each chosen given that those before it will have
             been answered, so that a batch does not ask the same twice.
         tie: half-width of the probabilities around one half that the person would answer as a tie, from 0 to below
@@ -116,14 +130,16 @@ def next_comparison(
         A row of ``candidates`` (int), or rows (n,) int64, best first.
 
     Raises:
-        InputError: no candidates, more rows wanted than there are, or a cost that is not positive.
+        InputError: no candidates, more rows wanted than are left to ask, or a cost that is not positive.
     """
     size = len(candidates)
-    if not size:
-        raise InputError("there are no candidates to choose from")
+    asked = user.was_asked(candidates) if isinstance(user, Person) else np.zeros(size, dtype=bool)
+    left = size - int(np.count_nonzero(asked))
+    if not left:
+        raise InputError("there are no candidates to choose from" + (": all were answered" if size else ""))
     wanted = 1 if n is None else n
-    if not 1 <= wanted <= size:
-        raise InputError(f"n must lie between 1 and the number of candidates, {size}, found {n}")
+    if not 1 <= wanted <= left:
+        raise InputError(f"n must lie between 1 and the number of candidates left to ask, {left}, found {n}")
     if not 0 <= tie < 0.5:
         raise InputError(f"tie must be at least 0 and below 0.5, found {tie!r}")
     price = torch.ones(size) if cost is None else torch.from_numpy(np.array(cost, dtype=np.float32))
@@ -139,6 +155,7 @@ def next_comparison(
     for _ in range(wanted):
         gain = sum(p * _information(answers, m) for p, m in zip(share, mass, strict=True)) / price
         gain[rows] = -torch.inf
+        gain[torch.from_numpy(asked)] = -torch.inf
         best = int(torch.as_tensor(gain).argmax())
         rows.append(best)
         # imagine each answer to it; keep the likelier pasts where there are many
@@ -149,6 +166,16 @@ def next_comparison(
         top = share.topk(min(_LEVELS, len(share))).indices
         mass, share = mass[top], share[top] / share[top].sum()
     return rows[0] if n is None else np.array(rows, dtype=np.int64)
+
+
+def _questions(data: EmbeddedComparisons) -> list[Question]:
+    """What each row asks, by the ids of its items."""
+    table = data.comparisons
+    left, right = (table.responses.ids.gather(rows).to_list() for rows in (table.left, table.right))
+    prompts: list[str | None] = [None] * len(table)
+    if table.prompts is not None and table.prompt is not None:
+        prompts = table.prompts.ids.gather(table.prompt).to_list()
+    return [(prompt, frozenset(pair)) for prompt, *pair in zip(prompts, left, right, strict=True)]
 
 
 def question_margins(model: RewardModel, data: EmbeddedComparisons) -> Tensor:

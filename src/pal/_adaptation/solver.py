@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pal._checks import number
 from pal.errors import InputError
 from pal.losses import Loss, get_loss, smoothed_hinge
 
@@ -153,8 +154,7 @@ def _checked(
         raise InputError("margins must be finite")
     if n and not bool(((label >= 0) & (label <= 1)).all()):
         raise InputError("label must lie in [0, 1]")
-    if not strength > 0:
-        raise InputError(f"strength must be positive, found {strength!r}")
+    number("strength", strength)
     if weight is not None and not bool((torch.isfinite(weight) & (weight >= 0)).all()):
         raise InputError("weight must be at least 0")
     K = margins.shape[1]

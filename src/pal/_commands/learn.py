@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import polars as pl
 import typer
 
 import pal
@@ -29,7 +30,9 @@ from pal._printing import (
     print_fit,
     print_json,
     say,
+    warn,
 )
+from pal.comparisons import Parts
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
 from pal.model import RewardModel
@@ -39,6 +42,8 @@ from pal.summary import summarise
 from pal.training import TrainConfig
 
 __all__ = ["demo", "fit"]
+
+_REPEATS = 0.01  # of test answers; fewer change no measure
 
 
 def demo(
@@ -132,7 +137,9 @@ def _fit(
     parts = data.split(**(split or {}), seed=config.seed)
     if not len(parts.test):
         raise InputError(f"{source}: no test answers: people need more of them, or --test a larger share")
-    key = hashlib.sha256(repr((source, config, split, start)).encode()).hexdigest()[:12]
+    _warn_of_repeats(parts, source)
+    # a corrected table is other data: it begins anew
+    key = hashlib.sha256(repr((data.fingerprint(), config, split, start)).encode()).hexdigest()[:12]
     folder = out.with_name(f".{out.name}.checkpoint")
     begin = None if start is None else RewardModel.from_pretrained(start)
     options: dict[str, Any] = {"start": begin, "checkpoint": folder / key}
@@ -150,3 +157,14 @@ def _fit(
     result.model.save_pretrained(out)
     shutil.rmtree(folder, ignore_errors=True)
     return record
+
+
+def _warn_of_repeats(parts: Parts[EmbeddedComparisons], source: str) -> None:
+    """Answers that stand in the table twice may be tested where they were learned."""
+    leaks = parts.leakage().table.filter((pl.col("part_a") == "train") & (pl.col("part_b") == "test"))
+    share = float(leaks.filter(pl.col("what") == "comparison")["share"].sum())
+    if share >= _REPEATS:
+        warn(
+            f"warning: {source}: {share:.1%} of test answers repeat a question that the same person has in training, "
+            "which makes them easier than new ones: leave out repeated rows, or split with --by pair"
+        )

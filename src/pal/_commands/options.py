@@ -81,6 +81,8 @@ class Source:
         return pal.Comparisons.read(self.data, images=self.images)
 
     def load(self) -> EmbeddedComparisons:
+        if self.embeddings is not None and self.encoder is not None:
+            raise InputError("--embeddings and --encoder are both given: leave one out")
         comparisons = self.comparisons()
         if self.embeddings is not None:
             return pal.embed(comparisons, embeddings=str(self.embeddings), prompt_mode=self.prompt_mode)
@@ -96,7 +98,8 @@ class Source:
     def for_model(cls, model: RewardModel, data: Path, embeddings: Path | None, images: bool) -> "Source":
         """The data as the model takes them."""
         mode = "separate" if model.config.prompt in ("separate", "concatenate") else model.config.prompt
-        return cls(data, model.config.encoder, embeddings, images, prompt_mode=mode)
+        encoder = model.config.encoder if embeddings is None else None
+        return cls(data, encoder, embeddings, images, prompt_mode=mode)
 
 
 def default_encoder(images: bool) -> str:

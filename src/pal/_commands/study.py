@@ -27,7 +27,6 @@ from pal._printing import (
     print_json,
     say,
 )
-from pal.selection import CANDIDATES
 from pal.training import TrainConfig
 
 __all__ = ["compare", "reproduce", "select", "simulate"]
@@ -83,9 +82,8 @@ def select(
     Example: pal select answers.parquet --prototypes 1-5
     """
     wanted = prototypes_of(prototypes)
-    tried = (wanted,) if isinstance(wanted, int) else CANDIDATES if isinstance(wanted, str) else wanted
     embedded = Source(data, encoder, embeddings, images, min_votes).load()
-    choice = pal.select(embedded, tried, TrainConfig(model=model), folds=folds, seed=seed)
+    choice = pal.select(embedded, wanted, TrainConfig(model=model), folds=folds, seed=seed)
     if as_json:
         print_json({**choice.__dict__, "table": choice.table.to_dicts()})
     else:

@@ -181,6 +181,8 @@ def score(
 
     Example: pal score model answers.parquet -o scored.parquet
     """
+    if out.resolve() == data.resolve():
+        raise InputError(f"--out {out} is the table that is read: choose another file")
     if several(workers, ray_address):
         on = _on(workers, ray_address, embeddings=embeddings, images=images)
         rows = distributed.score(model_dir, data, out, **on)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
+from pal._checks import whole
 from pal.errors import InputError, MissingExtraError, PALError
 
 __all__ = ["connected", "plainly"]
@@ -30,8 +31,7 @@ def connected(workers: int, address: str | None = None) -> Iterator[Any]:
         MissingExtraError: Ray is not installed.
         InputError: nobody answers at the address; a number of workers below 1, or more than the cluster has places for.
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise InputError(f"workers must be a whole number of at least 1, found {workers!r}")
+    whole("workers", workers)
     ray = _ray()
     if ray.is_initialized():
         _check_places(ray, workers)

@@ -1,6 +1,5 @@
 """Embedded comparisons in memory, written once to a shared folder from which each worker takes its users' rows."""
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,7 @@ from pal.model import RewardModel
 from pal.training import TrainConfig
 from pal.users import rows_of
 
-__all__ = ["fingerprint", "hand_over", "numbered"]
-
-
-def fingerprint(*parts: EmbeddedComparisons) -> str:
-    """Of comparisons, and of their vectors as far as a sum tells."""
-    found = hashlib.sha256()
-    for part in parts:
-        table = part.comparisons
-        for array in (table.user, table.left, table.right, table.prompt, table.label, table.weight):
-            found.update(b"-" if array is None else np.ascontiguousarray(array).data)
-        for vectors in (part.responses, part.prompts):
-            found.update(
-                repr(None if vectors is None else (vectors.shape, float(vectors.sum(dtype=np.float64)))).encode()
-            )
-    return found.hexdigest()[:16]
+__all__ = ["hand_over", "numbered"]
 
 
 def hand_over(train: EmbeddedComparisons, validation: EmbeddedComparisons, config: TrainConfig, folder: Path) -> Given:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pal._checks import number, one_of, whole
 from pal._tables import PARTS, Items, show
 from pal.errors import InputError
 
@@ -53,6 +54,7 @@ def choose_rows(
         InputError: Shares that leave nothing, an unknown `by`, or a `by` that these comparisons do not allow.
     """
     _check(answers, unseen_users, test, validation, by)
+    whole("seed", seed, least=0)
     if by == "assigned":
         return _by_name(_assigned(answers))
     random = np.random.default_rng(seed)
@@ -76,11 +78,9 @@ def choose_rows(
 
 
 def _check(answers: Answers, unseen_users: float, test: float, validation: float, by: str) -> None:
-    if by not in KINDS:
-        raise InputError(f"by={show(by)} is not a way to split; choose one of {', '.join(KINDS)}")
+    one_of("by", by, KINDS)
     for name, share in (("unseen_users", unseen_users), ("test", test), ("validation", validation)):
-        if not 0 <= share < 1:
-            raise InputError(f"{name}={share} must be a share from 0 to below 1")
+        number(name, share, least=0, below=1)
     if test + validation >= 1:
         raise InputError(f"test={test} and validation={validation} leave nothing for train: their sum must be below 1")
     if by == "prompt" and answers.prompt is None:

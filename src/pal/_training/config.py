@@ -1,15 +1,34 @@
 """Settings of training, and the model that they mean for some data."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 
+from pal._checks import flag, number, one_of, whole
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
-from pal.losses import get_loss
-from pal.model import ModelConfig
+from pal.losses import LOSSES, get_loss
+from pal.maps import MAPS
+from pal.model import IDEAL_POINTS, ModelConfig, RewardModel
 
 __all__ = ["TrainConfig", "model_config"]
+
+
+_KNOWN = {
+    "model": ("a", "b", None),
+    "map": MAPS,
+    "ideal_point": IDEAL_POINTS,
+    "prompt": ("concatenate", "none", None),
+    "loss": tuple(sorted(LOSSES)),
+    "init": ("grow", "random"),
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "precision": ("float32", "bfloat16"),
+}
+_MADE_OF = ("model", "n_prototypes", "map", "latent_dim", "hidden_dim", "ideal_point", "renormalize", "partition")
+_LEAST = {"latent_dim": 1, "hidden_dim": 1, "max_steps": 1, "patience": 1, "drops": 0, "last_passes": 0, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -57,7 +76,7 @@ class TrainConfig:
     """
 
     model: str | None = None
-    n_prototypes: int | str | tuple[int, ...] = "auto"
+    n_prototypes: int | str | Sequence[int] = "auto"
     map: str = "mlp"
     latent_dim: int = 32
     hidden_dim: int = 64
@@ -91,27 +110,55 @@ class TrainConfig:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        get_loss(self.loss)
+        for name, known in _KNOWN.items():
+            one_of(name, getattr(self, name), known)
         for name in ("lr", "prototype_lr", "user_lr", "strength"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be positive, found {getattr(self, name)!r}")
-        if self.weight_decay is not None and not self.weight_decay >= 0:
-            raise InputError(f"weight_decay must be at least 0, or None, found {self.weight_decay!r}")
-        if self.last_passes < 0:
-            raise InputError(f"last_passes must be at least 0, found {self.last_passes!r}")
-        if self.init not in ("grow", "random"):
-            raise InputError(f"init={self.init!r} is not known: use 'grow' or 'random'")
-        if self.precision not in ("float32", "bfloat16"):
-            raise InputError(f"precision={self.precision!r} is not known: use 'float32' or 'bfloat16'")
-        if self.prompt not in (None, "concatenate", "none"):
-            raise InputError(f"prompt={self.prompt!r} is not known: use 'concatenate', 'none' or None")
-        candidates = self.n_prototypes if isinstance(self.n_prototypes, tuple) else (self.n_prototypes,)
-        if self.n_prototypes != "auto":
-            for k in candidates:
-                if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-                    raise InputError(f"n_prototypes must be whole numbers of at least 1 or 'auto', found {k!r}")
-            if not candidates:
-                raise InputError("n_prototypes is empty: give at least one number")
+            number(name, getattr(self, name))
+        number("dropout", self.dropout, least=0, below=1)
+        for name, least in _LEAST.items():
+            whole(name, getattr(self, name), least)
+        for name in ("batch_size", "max_epochs", "eval_every"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name))
+        if self.weight_decay is not None:
+            number("weight_decay", self.weight_decay, least=0)
+        for field in fields(self):
+            if field.type is bool:
+                flag(field.name, getattr(self, field.name))
+        object.__setattr__(self, "n_prototypes", _n_prototypes(self.n_prototypes))
+
+
+def _n_prototypes(asked: Any) -> int | str | tuple[int, ...]:
+    """A number, "auto", or a tuple of numbers: lists, ranges and arrays are taken too."""
+    if isinstance(asked, str) and asked == "auto":
+        return asked
+    several = isinstance(asked, Iterable) and not isinstance(asked, str | bytes)
+    numbers = tuple(asked) if several else (asked,)
+    for k in numbers:
+        if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
+            raise InputError(f"n_prototypes must be whole numbers of at least 1 or 'auto', found {k!r}")
+    if not numbers:
+        raise InputError("n_prototypes is empty: give at least one number")
+    return tuple(map(int, numbers)) if several else int(asked)
+
+
+def continued(config: TrainConfig, start: RewardModel | None) -> TrainConfig:
+    """The config with which a model goes on: what it is made of is the start's.
+
+    Raises:
+        InputError: the config was changed to ask for something else.
+    """
+    if start is None:
+        return config
+    default, kept = TrainConfig(), {}
+    # "separate" and "joint" follow from model and data
+    of_prompts = ("prompt",) if start.config.prompt in _KNOWN["prompt"] else ()
+    for name in (*_MADE_OF, *of_prompts):
+        asked, there = getattr(config, name), getattr(start.config, name)
+        if asked not in (getattr(default, name), there):
+            raise InputError(f"the model to start from has {name}={there!r}, but {name}={asked!r} is asked for")
+        kept[name] = there
+    return replace(config, **kept)
 
 
 def model_config(data: EmbeddedComparisons, config: TrainConfig, n_prototypes: int) -> ModelConfig:

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pal.errors import EncoderError, InputError, MissingExtraError, PALError
+from pal._checks import whole
+from pal.errors import EncoderError, MissingExtraError, PALError
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -338,8 +339,7 @@ def _in_batches(
     prepare: Callable[[str | bytes], Any],
     encoder: Encoder,
 ) -> FloatArray:
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, found {batch_size}")
+    whole("batch_size", batch_size)
     batches = [
         encode([prepare(content) for content in contents[start : start + batch_size]])
         for start in range(0, len(contents), batch_size)

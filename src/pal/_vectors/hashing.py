@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pal.errors import EncoderError, InputError
+from pal._checks import whole
+from pal.errors import EncoderError
 
 _U64 = npt.NDArray[np.uint64]
 _BASE = 0x9E3779B97F4A7C15  # odd, so that its powers can be inverted modulo 2^64
@@ -39,8 +40,7 @@ class HashingEncoder:
     revision = "1"
 
     def __init__(self, dim: int = 512) -> None:
-        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 8:
-            raise InputError(f"dim must be a whole number of at least 8, found {dim!r}")
+        whole("dim", dim, least=8)
         self.dim = dim
         self.name = "hashing" if dim == 512 else f"hashing-{dim}"
 

@@ -1,5 +1,6 @@
 """How the name of an encoder becomes an encoder: an installed package, then a folder, then the Hub."""
 
+import difflib
 import hashlib
 import importlib.util
 import json
@@ -184,8 +185,10 @@ def _on_hub(name: str, revision: str | None, device: str | None) -> Encoder:
             except Exception:
                 raise error from None
     except Exception as error:  # network, HTTP, validation: open-ended
-        known = _PACKAGED.get(name.lower().removeprefix(f"{_OWNER}/"))
-        advice = f" ({known[1]})" if known else ""
+        short = name.lower().removeprefix(f"{_OWNER}/")
+        known = _PACKAGED.get(short)
+        meant = difflib.get_close_matches(short, ("hashing", *_PACKAGED), 1, 0.8)
+        advice = f" ({known[1]})" if known else f" (did you mean {meant[0]!r}?)" if meant else ""
         why = "offline mode is on" if isinstance(error, OfflineModeIsEnabled) else one_line(error)
         raise EncoderError(
             f"encoder {name!r} cannot be had: no installed package carries it{advice}, there is no such "

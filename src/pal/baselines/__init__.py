@@ -11,7 +11,7 @@ from pal.baselines.names import BASELINES, USUAL, Baseline
 from pal.baselines.per_user import PerUserModel
 from pal.baselines.user_embedding import UserEmbeddingModel
 from pal.baselines.vpl import VPLModel
-from pal.embeddings import EmbeddedComparisons
+from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
 from pal.training import TrainConfig
 
@@ -55,6 +55,7 @@ def fit(
     """
     if name not in BASELINES:
         raise InputError(f"baseline {name!r} is not known: use one of {', '.join(sorted(BASELINES))}")
+    check_embedded(train)
     config = replace(config or TrainConfig(), seed=seed)
     if validation is None or not len(validation):
         parts = train.split(unseen_users=0.0, test=0.0, validation=0.1, seed=seed)

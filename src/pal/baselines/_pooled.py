@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pal.evaluation import _from_sums, _user_sums, expected_calibration_error
+from pal.evaluation import _from_sums, _user_sums, both_ways, expected_calibration_error
 
 __all__ = ["Predicted", "pooled_calibration", "pooled_difference", "pooled_intervals"]
 
@@ -20,17 +20,31 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """The test answers of one split: probability, label and user (n,), users counted among all n_users of the data."""
+    """The test answers of one split: probability, label and user (n,), users counted among all n_users of the data.
+
+    Where they are not sided they are measured both ways round, as in `metrics_of`.
+    """
 
     probability: Array
     label: Array
     user: Array
     n_users: int
+    sided: bool = True
+
+    def ece(self, label: Array) -> float:
+        """Of these probabilities, had the answers been these labels (n,)."""
+        p, y = self.probability, label.astype(np.float64)
+        return (
+            expected_calibration_error(p, y) if self.sided else expected_calibration_error(both_ways(p), both_ways(y))
+        )
 
     def sums(self) -> dict[str, Array]:
         """Sums over each user's answers, (n_users,)."""
         p = np.clip(self.probability.astype(np.float64), 1e-12, 1 - 1e-12)
-        sums = _user_sums(p, self.label.astype(np.float64), self.user)
+        y, user = self.label.astype(np.float64), self.user
+        if not self.sided:
+            p, y, user = both_ways(p), both_ways(y), np.r_[user, user]
+        sums = _user_sums(p, y, user)
         return {name: np.pad(values, (0, self.n_users - len(values))) for name, values in sums.items()}
 
     def accuracy(self) -> Array:
@@ -91,9 +105,6 @@ def pooled_difference(
 def pooled_calibration(splits: Sequence[Predicted], draws: int = 200, seed: int = 0) -> list[float]:
     """Mean ECE over splits, and the 97.5% quantile of a perfectly calibrated model: labels drawn from its p."""
     rng = np.random.default_rng(seed)
-    perfect = [
-        np.mean([expected_calibration_error(s.probability, rng.random(len(s.label)) < s.probability) for s in splits])
-        for _ in range(draws)
-    ]
-    ours = np.mean([expected_calibration_error(s.probability, s.label) for s in splits])
+    perfect = [np.mean([s.ece(rng.random(len(s.label)) < s.probability) for s in splits]) for _ in range(draws)]
+    ours = np.mean([s.ece(s.label) for s in splits])
     return [float(ours), float(np.quantile(perfect, 0.975))]

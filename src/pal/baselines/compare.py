@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pal._checks import whole
 from pal.baselines._pooled import Predicted, pooled_calibration, pooled_difference, pooled_intervals
 from pal.baselines.names import BASELINES, Baseline
-from pal.embeddings import EmbeddedComparisons
+from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
-from pal.evaluation import evaluate, metrics_of, predict, shot_predictions
+from pal.evaluation import evaluate, predict, shot_predictions
 from pal.selection import fit as fit_pal
 from pal.training import TrainConfig
 
@@ -70,14 +71,17 @@ def compare(
     Raises:
         InputError: an unknown name, or no model, seed or worker.
     """
+    check_embedded(data)
+    if isinstance(names, str):
+        raise InputError(f"names must be a list of models, found {names!r}: write [{names!r}]")
     known = [*sorted(BASELINES), *PAL]
     for name in [*names, *([] if reference is None else [reference])]:
         if name not in known:
             raise InputError(f"model {name!r} is not known: use some of {', '.join(known)}")
-    if not names or seeds < 1:
-        raise InputError("give at least one model and one seed")
-    if workers < 1:
-        raise InputError(f"workers must be at least 1, found {workers}")
+    if not names:
+        raise InputError("give at least one model")
+    whole("seeds", seeds)
+    whole("workers", workers)
     reference = names[-1] if reference is None else reference
     if reference not in names:
         raise InputError(f"the reference {reference!r} is not among the models: add it to them")
@@ -119,7 +123,7 @@ class _Plan:
         predicted = {"seen": _predicted(predict(model, parts.test), parts.test), **self._curve(model, parts.unseen)}
         for key, each in predicted.items():
             if key != "seen":
-                values[key] = metrics_of(each.probability, each.label, each.user, bootstrap=0).accuracy_by_user
+                values[key] = float(np.nanmean(each.accuracy()))
         return _Result(values, predicted)
 
     def _curve(self, model: Baseline, unseen: EmbeddedComparisons) -> dict[str, Predicted]:
@@ -149,7 +153,7 @@ class _Result:
 
 def _predicted(probability: npt.NDArray[Any], data: EmbeddedComparisons) -> Predicted:
     table = data.comparisons
-    return Predicted(probability, table.label, table.user, len(table.user_ids))
+    return Predicted(probability, table.label, table.user, len(table.user_ids), table.sided)
 
 
 def _run(plan: _Plan, tasks: list[tuple[str, int]], workers: int) -> list[_Result]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pal._checks import one_of, whole
 from pal.comparisons import Comparisons
 from pal.datasets._files import folder_of, read_file, votes_on
 from pal.errors import InputError
@@ -59,11 +60,9 @@ def persona(
     """
     folder = folder_of(folder)
     names = _names(n_personas, personas)
-    for what, value in (("users_per_persona", users_per_persona), ("answers", answers)):
-        if value < 1:
-            raise InputError(f"{what} must be at least 1, found {value}")
-    if statements not in ("own", "all"):
-        raise InputError(f"statements must be 'own' or 'all', found {statements!r}")
+    whole("users_per_persona", users_per_persona)
+    whole("answers", answers)
+    one_of("statements", statements, ("own", "all"))
     asked = names if statements == "own" else tuple(dict.fromkeys((*names, *_PERSONAS)))
     texts, says = _statements([folder / f"{name}.jsonl" for name in asked])
 

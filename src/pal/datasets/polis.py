@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pal._checks import one_of, whole
 from pal.comparisons import Comparisons
 from pal.datasets._files import folder_of, read_file, votes_on
 from pal.errors import InputError
@@ -38,10 +39,8 @@ def polis(folder: str | Path, min_votes: int = 10, passes: str = "drop") -> Comp
         UserWarning: votes without a text, identical statements.
     """
     folder = folder_of(folder)
-    if passes not in ("drop", "tie"):
-        raise InputError(f"passes must be 'drop' or 'tie', found {passes!r}")
-    if min_votes < 1:
-        raise InputError(f"min_votes must be at least 1, found {min_votes}")
+    one_of("passes", passes, ("drop", "tie"))
+    whole("min_votes", min_votes)
     comments = read_file(folder / FILES[0], ("comment-id", "comment-body"))
     sheet = read_file(folder / FILES[1], ("participant",))
     people = sheet["participant"]

@@ -1,0 +1,38 @@
+"""Settings that cannot be used, refused in one line."""
+
+import math
+from collections.abc import Collection
+from numbers import Integral, Real
+from typing import Any
+
+from pal.errors import InputError
+
+__all__ = ["flag", "number", "one_of", "whole"]
+
+
+def whole(name: str, value: Any, least: int = 1) -> None:
+    """Refuses what is no whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, found {value!r}")
+
+
+def number(name: str, value: Any, least: float | None = None, below: float = math.inf) -> None:
+    """Refuses what is no number from ``least`` to under ``below``; without ``least``, what is not positive."""
+    fits = not isinstance(value, bool) and isinstance(value, Real) and value < below
+    if not fits or not (value > 0 if least is None else value >= least):
+        wanted = "a positive number" if least is None else f"a number of at least {least:g}"
+        end = "" if below == math.inf else f" and below {below:g}"
+        raise InputError(f"{name} must be {wanted}{end}, found {value!r}")
+
+
+def one_of(name: str, value: Any, known: Collection[str | None]) -> None:
+    """Refuses what is not among the known names."""
+    if (value is not None and not isinstance(value, str)) or value not in known:
+        listed = [repr(each) for each in known]
+        raise InputError(f"{name}={value!r} is not known: use {', '.join(listed[:-1])} or {listed[-1]}")
+
+
+def flag(name: str, value: Any) -> None:
+    """Refuses what is not True or False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, found {value!r}")
