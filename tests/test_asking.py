@@ -76,10 +76,11 @@ def test_a_batch_does_not_ask_the_same_twice(town):
     model, parts = town
     pool = parts.unseen.take(np.arange(40))
     twice = pool.take(np.concatenate([np.arange(40), np.arange(40)]))
-    rows = next_comparison(model, None, twice, n=5)
-    assert len(set(rows.tolist())) == 5
+    rows = next_comparison(model, None, twice, n=40)
+    assert len(set((rows % 40).tolist())) == 40
     assert rows[0] == next_comparison(model, None, twice)
-    assert int(rows[1]) % 40 != int(rows[0]) % 40  # the copy of the first has little left to tell
+    with pytest.raises(pal.InputError, match="questions left to ask, 40, found 41"):
+        next_comparison(model, None, twice, n=41)
 
 
 def test_a_person_is_not_asked_again_what_they_answered(town):
@@ -125,10 +126,13 @@ def test_bad_requests_are_refused(town):
     model, parts = town
     pool = parts.test.take(np.arange(3))
     for arguments, says in [
-        ({"n": 4}, "n must lie between 1"),
+        ({"n": 4}, "n must be at most the number of questions left to ask, 3"),
+        ({"n": 0}, "n must be a whole number of at least 1"),
+        ({"cost": "dear"}, "cost must be 3 positive"),
+        ({"seed": -1}, "seed must be"),
         ({"cost": [1, 2]}, "cost must be 3 positive"),
         ({"cost": [1, 2, 0]}, "cost must be 3 positive"),
-        ({"tie": 0.5}, "tie must be"),
+        ({"tie": 0.5}, "tie must be a number of at least 0 and below 0.5"),
     ]:
         with pytest.raises(pal.InputError, match=says):
             next_comparison(model, None, pool, **arguments)

@@ -366,8 +366,35 @@ def test_repeated_rows_are_said_to_make_the_test_easier(run, monkeypatch, town, 
         pl.concat([table] * copies).write_parquet(tmp_path / "answers.parquet")
         code, _, err = run("fit", "answers.parquet", *own)
         assert code == 0, err
-        assert ("repeat a question" in err) == warned
-    assert "repeat a question" not in run("fit", "answers.parquet", *own, "--by", "pair")[2]
+        assert ("answers are to a question that the same person answered" in err) == warned
+    assert "same person" not in run("fit", "answers.parquet", *own, "--by", "pair")[2]
+
+
+def test_going_on_measures_as_new_only_whom_the_start_does_not_know(run, monkeypatch, town, tmp_path):
+    quick(monkeypatch)
+    own = ("--embeddings", town / "embeddings.parquet", "--start", town / "model", "--json")
+    code, out, err = run("fit", town / "comparisons.parquet", *own, "-o", "m")
+    assert code == 0, err
+    record = json.loads(out)
+    assert 0 < record["data"]["n_unseen_users"] < 4  # of four kept apart, six people of twenty are unknown
+    assert "are known to the model to start from" in err
+    assert record["difference"]["btl"] is not None  # one reward for all beside it
+
+
+def test_going_on_embeds_as_the_start_did(run, monkeypatch, texts, tmp_path):
+    quick(monkeypatch)
+    code, _, err = run("fit", texts / "answers.jsonl", "--start", texts / "model", "-o", "m")
+    assert code == 0, err
+    assert pal.RewardModel.from_pretrained("m").config.encoder == "hashing"
+
+
+def test_an_interrupt_is_said(run, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pal.RewardModel, "from_pretrained", stop)
+    code, out, err = run("rank", "m", "x", "y")
+    assert (code, out, err.strip()) == (130, "", "pal: stopped")
 
 
 def test_json_and_an_error_leave_stdout_empty(run):

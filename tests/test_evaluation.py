@@ -132,6 +132,10 @@ def test_calibration_error_by_hand():
     assert expected_calibration_error(
         np.array([0.9, 0.1, 0.8, 0.2]), np.array([1.0, 0.0, 1.0, 1.0]), bins=2
     ) == pytest.approx((2 * 0.35 + 2 * 0.15) / 4)
+    half = np.repeat([1.0, 0.0], 500)  # rows of one probability may stand in any order
+    for labels in (half, half[::-1], np.random.default_rng(0).permutation(half)):
+        assert expected_calibration_error(np.full(1000, 0.5), labels) == pytest.approx(0)
+    assert metrics_of(np.full(100, 0.5), np.ones(100), np.zeros(100), sided=False).ece == pytest.approx(0)
     p = np.full(1000, 0.3)
     y = np.tile([1, 1, 1, 0, 0, 0, 0, 0, 0, 0], 100).astype(float)
     assert expected_calibration_error(p, y) == pytest.approx(0)

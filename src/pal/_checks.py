@@ -10,19 +10,21 @@ from pal.errors import InputError
 __all__ = ["flag", "number", "one_of", "whole"]
 
 
-def whole(name: str, value: Any, least: int = 1) -> None:
-    """Refuses what is no whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """The value as a plain int; refuses what is no whole number of at least ``least`` in 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) < 1 << 63:
         raise InputError(f"{name} must be a whole number of at least {least}, found {value!r}")
+    return int(value)
 
 
-def number(name: str, value: Any, least: float | None = None, below: float = math.inf) -> None:
-    """Refuses what is no number from ``least`` to under ``below``; without ``least``, what is not positive."""
+def number(name: str, value: Any, least: float | None = None, below: float = math.inf) -> float:
+    """The value as a plain float; refuses what is not from ``least`` (None: not positive) to under ``below``."""
     fits = not isinstance(value, bool) and isinstance(value, Real) and value < below
     if not fits or not (value > 0 if least is None else value >= least):
         wanted = "a positive number" if least is None else f"a number of at least {least:g}"
         end = "" if below == math.inf else f" and below {below:g}"
         raise InputError(f"{name} must be {wanted}{end}, found {value!r}")
+    return float(value)
 
 
 def one_of(name: str, value: Any, known: Collection[str | None]) -> None:

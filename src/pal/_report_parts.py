@@ -234,11 +234,13 @@ def standing(weights: Array) -> dict[str, Any] | None:
     return {"figures": figures, "near": _NEAR}
 
 
-def opinions(record: Record) -> dict[str, Any] | None:
-    """What prototypes like and dislike, in the items' own words."""
+def opinions(record: Record, weights: Array) -> dict[str, Any] | None:
+    """What prototypes like and dislike, in the items' own words; people (N, K) may have come since it was recorded."""
     prototypes = record.get("prototypes") or []
     if not prototypes:
         return None
+    known = len(weights) and weights.shape[1] == len(prototypes)
+    nearest = np.bincount(weights.argmax(1), minlength=len(prototypes)) if known else [p["n_users"] for p in prototypes]
     training, votes = record.get("training") or {}, record.get("kind") == "votes"
     slope, bias = float(training.get("slope") or 1), float(training.get("side_bias") or 0)
     first, second = record.get("answers") or ("left", "right")
@@ -283,7 +285,7 @@ def opinions(record: Record) -> dict[str, Any] | None:
         {
             "k": k,
             "share": f"{p['share']:.0%}",
-            "n_users": f"{p['n_users']:,}",
+            "n_users": f"{nearest[k - 1]:,}",
             "gain": f"{_number(100 * p['gain']['difference'], '+.1f')} points ({span(p['gain'])})"
             if p.get("gain") and p["gain"]["n_users"] >= FEW and len(prototypes) > 1
             else None,

@@ -14,6 +14,8 @@ from pal.errors import PALError
 
 __all__ = ["app", "main"]
 
+_INTERRUPTED = 130  # exit code; what typer, too, makes of an interrupt
+
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -39,6 +41,8 @@ def main() -> NoReturn:
     warnings.showwarning = lambda message, *_, **__: warn(f"warning: {' '.join(str(message).split())}")
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        if code == _INTERRUPTED:
+            warn("stopped")
     except PALError as error:
         warn(" ".join(str(error).split()))
         code = 2
@@ -46,7 +50,7 @@ def main() -> NoReturn:
         code = error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         warn("stopped")
-        code = 130
+        code = _INTERRUPTED
     except BrokenPipeError:
         code = 0
     except OSError as error:  # a folder that may not be written, a full disk

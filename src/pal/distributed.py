@@ -83,7 +83,7 @@ def fit(
         InputError: data or settings that do not fit, or fewer users than workers.
         MissingExtraError: Ray is not installed.
     """
-    config = continued(config or TrainConfig(), start)
+    config = continued(config, start)
     in_memory = isinstance(train, EmbeddedComparisons)
     if isinstance(train, EmbeddedComparisons) and (validation is None or not len(validation)):
         parts = train.split(unseen_users=0.0, test=0.0, validation=0.1, seed=config.seed)

@@ -100,6 +100,8 @@ def evaluate(model: Predictor, data: EmbeddedComparisons, *, bootstrap: int = 50
         InputError: there are no comparisons.
     """
     check_embedded(data)
+    whole("bootstrap", bootstrap, least=0)
+    whole("seed", seed, least=0)
     table = data.comparisons
     unseen = rows_of(table.user_ids, model.user_ids) < 0
     n_unseen = int(np.count_nonzero((table.user_counts() > 0) & unseen))
@@ -203,7 +205,12 @@ def both_ways(x: Array) -> Array:
 
 
 def expected_calibration_error(p: Array, y: Array, bins: int = 10) -> float:
-    """Mean over bins of equal mass of |mean label - mean probability| (Naeini et al., 2015)."""
+    """Mean over bins of equal mass of |mean label - mean probability| (Naeini et al., 2015).
+
+    Answers of one probability may fall into two bins; each has their mean label, so that no order of rows matters.
+    """
+    _, group = np.unique(p, return_inverse=True)
+    y = (np.bincount(group, weights=y) / np.bincount(group))[group]
     order = np.argsort(p, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
     return float(sum(len(part) * abs(y[part].mean() - p[part].mean()) for part in parts) / len(p))
@@ -308,7 +315,7 @@ def shot_predictions(
     shots = sorted(set(shots))
     if not shots:
         raise InputError("shots is empty: give at least one number")
-    reserve = shots[-1] if reserve is None else reserve
+    reserve = shots[-1] if reserve is None else whole("reserve", reserve, least=0)
     if reserve < shots[-1]:
         raise InputError(f"reserve={reserve} is less than the largest number of shots, {shots[-1]}")
     table = unseen.comparisons

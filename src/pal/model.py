@@ -374,6 +374,8 @@ class RewardModel(nn.Module):
             UnknownUserError: the user is unseen.
             InputError: a prompt is missing or not wanted, or vectors of the wrong size.
         """
+        if user_id is not None and weights is not None:
+            raise InputError("user_id and weights are both given: leave one out")
         w, reliability = self.user_weights(user_id, weights)
         config = self.config
         if config.prompt != "none" and prompt is None:

@@ -126,7 +126,7 @@ def render(record: Record, users: pl.DataFrame, *, title: str) -> str:
         "selection": lambda: parts_of.selection(record),
         "shots": lambda: parts_of.shots(record),
         "standing": lambda: parts_of.standing(weights),
-        "opinions": lambda: parts_of.opinions(record),
+        "opinions": lambda: parts_of.opinions(record, weights),
         "people": lambda: parts_of.people(record),
         "data": lambda: parts_of.data(record),
         "making": lambda: parts_of.making(record),

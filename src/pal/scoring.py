@@ -42,7 +42,7 @@ def rewards_of_users(model: RewardModel, prototype_rewards: Tensor, out: Tensor 
     columns = _columns(model, prototype_rewards)
     shape = (len(model.users), columns.shape[1])
     if out is not None and (out.shape != shape or out.dtype != torch.float32):
-        raise InputError(f"out must be torch.float32 {shape}, found {out.dtype} {tuple(out.shape)}")
+        raise InputError(f"out must be a torch.float32 tensor {shape}, found {out.dtype} {tuple(out.shape)}")
     out = torch.empty(shape) if out is None else out
     # numpy's product is 2.5 times as fast as torch's on matrices as thin as these
     np.matmul(_weights(model.users, 0, len(model.users)), columns, out=out.numpy())
@@ -68,7 +68,7 @@ def write_rewards(
     """
     columns = _columns(model, prototype_rewards)
     n, R = len(model.users), columns.shape[1]
-    ids = pl.int_range(R, eager=True) if response_ids is None else response_ids
+    ids = pl.int_range(R, eager=True) if response_ids is None else pl.Series(response_ids)
     if len(ids) != R:
         raise InputError(f"{R} responses have {len(ids)} ids")
     path = Path(folder)
@@ -103,6 +103,7 @@ def write_rewards(
 def _columns(model: RewardModel, prototype_rewards: Tensor) -> npt.NDArray[np.float32]:
     if not model.prototypes.linear:
         raise InputError("this variant's rewards are not linear in the weights: use model.reward for each user")
+    prototype_rewards = torch.as_tensor(prototype_rewards).detach()
     if prototype_rewards.ndim != 2 or prototype_rewards.shape[1] != model.n_prototypes:
         raise InputError(f"prototype rewards must be (R, {model.n_prototypes}), found {tuple(prototype_rewards.shape)}")
     return np.ascontiguousarray(prototype_rewards.float().numpy().T)

@@ -15,7 +15,7 @@ from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
 from pal.evaluation import metrics_of
 from pal.model import RewardModel
-from pal.training import TrainConfig, TrainResult, continued, tabulated, train
+from pal.training import TrainConfig, TrainResult, config_of, continued, tabulated, train
 
 __all__ = ["CANDIDATES", "Choice", "FitResult", "Stage", "explore", "fit", "select"]
 
@@ -75,7 +75,9 @@ def fit(
         InputError: data or settings that do not fit.
     """
     check_embedded(train_data)
-    config = continued(config or TrainConfig(), start)
+    config = continued(config, start)
+    if validation is not None:
+        check_embedded(validation)
     if validation is None or not len(validation):
         parts = train_data.split(unseen_users=0.0, test=0.0, validation=0.1, seed=config.seed)
         train_data, validation = parts.train, parts.validation
@@ -236,7 +238,7 @@ def select(
     """
     check_embedded(data)
     whole("folds", folds, least=2)
-    config = replace(config or TrainConfig(), n_prototypes=n_prototypes)
+    config = replace(config_of(config), n_prototypes=n_prototypes)
     wanted = tuple(sorted({1, *_numbers(config.n_prototypes)}))
     if wanted == (1,):
         raise InputError("one prototype alone leaves nothing to choose: give more numbers, such as 1, 2, 3 and 5")

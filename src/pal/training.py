@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pal._training.alone import Alone
-from pal._training.config import TrainConfig, continued, model_config
+from pal._training.config import TrainConfig, config_of, continued, model_config
 from pal._training.finish import finish, refitted
 from pal._training.run import Run
 from pal._training.tables import Tables
@@ -24,7 +24,7 @@ from pal.model import ModelConfig, RewardModel, check_data
 from pal.prototypes import Prototypes
 from pal.users import UserWeights, simplex
 
-__all__ = ["TrainConfig", "TrainResult", "continued", "model_config", "tabulated", "train"]
+__all__ = ["TrainConfig", "TrainResult", "config_of", "continued", "model_config", "tabulated", "train"]
 
 
 @dataclass(frozen=True)

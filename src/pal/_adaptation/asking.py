@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pal._adaptation.solver import solve_one
-from pal.embeddings import EmbeddedComparisons
+from pal._checks import number, whole
+from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
 from pal.losses import get_loss
 from pal.model import RewardModel
@@ -42,6 +43,8 @@ class Person:
         self.weights = model.population  # (K,)
         self._margins, self._labels, self._counts = torch.zeros(0, K), torch.zeros(0), torch.zeros(0)
         self._asked: set[Question] = set()
+        if answered is not None:
+            check_embedded(answered)
         if answered is not None and len(answered):
             table = answered.comparisons
             self._add(question_margins(model, answered), table.label, table.weight)
@@ -60,6 +63,7 @@ class Person:
         Raises:
             InputError: not one comparison, or a label that is no number from 0 to 1.
         """
+        check_embedded(question)
         if len(question) != 1:
             raise InputError(f"a person answers one comparison at a time, found {len(question)}")
         given: Any = float(question.comparisons.label[0]) if label is None else label
@@ -120,7 +124,7 @@ def next_comparison(
         candidates: comparisons that could be asked; their labels and users do not matter. What a `Person` has
             answered is not asked again.
         n: None for one row; or that many rows, to be asked together: each chosen given that those before it will have
-            been answered, so that a batch does not ask the same twice.
+            been answered; a batch does not ask the same twice.
         tie: half-width of the probabilities around one half that the person would answer as a tie, from 0 to below
             0.5: P(tie) falls linearly from 1 at one half to 0 at 0.5 + 2 tie.
         cost: (len(candidates),) positive, as seconds to answer; information per cost counts.
@@ -132,18 +136,25 @@ def next_comparison(
     Raises:
         InputError: no candidates, more rows wanted than are left to ask, or a cost that is not positive.
     """
-    size = len(candidates)
+    check_embedded(candidates)
+    size, wanted = len(candidates), 1 if n is None else whole("n", n)
+    number("tie", tie, least=0, below=0.5)
+    whole("seed", seed, least=0)
+    if isinstance(user, Person) and user.model.n_prototypes != model.n_prototypes:
+        raise InputError("this person answered for another model: make a Person of this one")
     asked = user.was_asked(candidates) if isinstance(user, Person) else np.zeros(size, dtype=bool)
-    left = size - int(np.count_nonzero(asked))
-    if not left:
+    if asked.all():
         raise InputError("there are no candidates to choose from" + (": all were answered" if size else ""))
-    wanted = 1 if n is None else n
-    if not 1 <= wanted <= left:
-        raise InputError(f"n must lie between 1 and the number of candidates left to ask, {left}, found {n}")
-    if not 0 <= tie < 0.5:
-        raise InputError(f"tie must be at least 0 and below 0.5, found {tie!r}")
-    price = torch.ones(size) if cost is None else torch.from_numpy(np.array(cost, dtype=np.float32))
-    if price.shape != (size,) or not bool((price > 0).all()):
+    # the same question may stand in several rows, as asked of several people
+    question = _numbered(candidates) if wanted > 1 else np.arange(size)
+    left = len(np.unique(question[~asked]))
+    if wanted > left:
+        raise InputError(f"n must be at most the number of questions left to ask, {left}, found {n}")
+    try:
+        price = torch.ones(size) if cost is None else torch.from_numpy(np.array(cost, dtype=np.float32))
+    except (TypeError, ValueError):
+        price = torch.zeros(0)
+    if price.shape != (size,) or not bool((price > 0).all()) or not bool(price.isfinite().all()):
         raise InputError(f"cost must be {size} positive numbers")
     belief = _belief(model, user, seed)
     config = model.config
@@ -154,8 +165,7 @@ def next_comparison(
     rows: list[int] = []
     for _ in range(wanted):
         gain = sum(p * _information(answers, m) for p, m in zip(share, mass, strict=True)) / price
-        gain[rows] = -torch.inf
-        gain[torch.from_numpy(asked)] = -torch.inf
+        gain[torch.from_numpy(asked | np.isin(question, question[rows]))] = -torch.inf
         best = int(torch.as_tensor(gain).argmax())
         rows.append(best)
         # imagine each answer to it; keep the likelier pasts where there are many
@@ -176,6 +186,12 @@ def _questions(data: EmbeddedComparisons) -> list[Question]:
     if table.prompts is not None and table.prompt is not None:
         prompts = table.prompts.ids.gather(table.prompt).to_list()
     return [(prompt, frozenset(pair)) for prompt, *pair in zip(prompts, left, right, strict=True)]
+
+
+def _numbered(data: EmbeddedComparisons) -> npt.NDArray[np.int64]:
+    """(n,) a number for what each row asks."""
+    numbers: dict[Question, int] = {}
+    return np.array([numbers.setdefault(question, len(numbers)) for question in _questions(data)], dtype=np.int64)
 
 
 def question_margins(model: RewardModel, data: EmbeddedComparisons) -> Tensor:

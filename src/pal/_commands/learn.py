@@ -2,10 +2,11 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import polars as pl
+import numpy as np
 import typer
 
 import pal
@@ -25,6 +26,7 @@ from pal._commands.options import (
     Workers,
     prototypes_of,
     several,
+    warn_of_repeats,
 )
 from pal._printing import (
     print_fit,
@@ -40,10 +42,9 @@ from pal.report import write_report
 from pal.saving import check_replaceable
 from pal.summary import summarise
 from pal.training import TrainConfig
+from pal.users import rows_of
 
 __all__ = ["demo", "fit"]
-
-_REPEATS = 0.01  # of test answers; fewer change no measure
 
 
 def demo(
@@ -113,10 +114,16 @@ def fit(
         progress=True,
     )
     mode = "joint" if joint else "separate"
+    begin = None if start is None else RewardModel.from_pretrained(start)
+    if begin is not None and encoder is None and embeddings is None:
+        encoder = begin.config.encoder
     source = Source(data, encoder, embeddings, images, min_votes, mode, workers, ray_address)
     split = {"unseen_users": unseen_users, "test": test, "validation": validation, "by": by}
     group = {"workers": workers, "address": ray_address} if several(workers, ray_address) else None
-    record = _fit(source.load(), str(data), out, config, split, start, group)
+    embedded = source.load()
+    record = _fit(embedded, str(data), out, config, split, begin, group)
+    if by == "comparison":
+        warn_of_repeats(embedded.comparisons, str(data))
     if as_json:
         print_json(record)
     else:
@@ -130,25 +137,26 @@ def _fit(
     out: Path,
     config: TrainConfig,
     split: dict[str, Any] | None = None,
-    start: str | None = None,
+    start: RewardModel | None = None,
     group: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     check_replaceable(out)
     parts = data.split(**(split or {}), seed=config.seed)
     if not len(parts.test):
         raise InputError(f"{source}: no test answers: people need more of them, or --test a larger share")
-    _warn_of_repeats(parts, source)
     # a corrected table is other data: it begins anew
-    key = hashlib.sha256(repr((data.fingerprint(), config, split, start)).encode()).hexdigest()[:12]
+    begun = None if start is None else [float(tensor.double().sum()) for tensor in start.state_dict().values()]
+    key = hashlib.sha256(repr((data.fingerprint(), config, split, begun)).encode()).hexdigest()[:12]
     folder = out.with_name(f".{out.name}.checkpoint")
-    begin = None if start is None else RewardModel.from_pretrained(start)
-    options: dict[str, Any] = {"start": begin, "checkpoint": folder / key}
+    options: dict[str, Any] = {"start": start, "checkpoint": folder / key}
     if group is None:
         result = pal.fit(parts.train, parts.validation, config, **options)
     else:
         result = distributed.fit(parts.train, parts.validation, config, **options, **group)
+    if start is not None:
+        parts = _strangers(parts, start)
     others: dict[str, Any] = {} if result.pooled is None else {"btl": result.pooled}
-    for name in sorted(set(baselines.USUAL) - set(others)):
+    for name in sorted({"btl", *baselines.USUAL} - set(others)):
         others[name] = baselines.fit(name, parts.train, parts.validation, config, seed=config.seed)
     record: dict[str, Any] = summarise(
         result.model, result, parts, others, source=source, seed=config.seed, shots=SHOTS
@@ -159,12 +167,11 @@ def _fit(
     return record
 
 
-def _warn_of_repeats(parts: Parts[EmbeddedComparisons], source: str) -> None:
-    """Answers that stand in the table twice may be tested where they were learned."""
-    leaks = parts.leakage().table.filter((pl.col("part_a") == "train") & (pl.col("part_b") == "test"))
-    share = float(leaks.filter(pl.col("what") == "comparison")["share"].sum())
-    if share >= _REPEATS:
-        warn(
-            f"warning: {source}: {share:.1%} of test answers repeat a question that the same person has in training, "
-            "which makes them easier than new ones: leave out repeated rows, or split with --by pair"
-        )
+def _strangers(parts: Parts[EmbeddedComparisons], start: RewardModel) -> Parts[EmbeddedComparisons]:
+    """The parts with nobody among the new people whom the model to start from knows."""
+    table = parts.unseen.comparisons
+    known = rows_of(table.user_ids, start.user_ids)[table.user] >= 0
+    if known.any():
+        people = len(np.unique(table.user[known]))
+        warn(f"{people} of the people kept apart are known to the model to start from: not measured as new")
+    return replace(parts, unseen=parts.unseen.take(~known))

@@ -4,10 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import polars as pl
 import typer
 
 import pal
 from pal import distributed
+from pal._printing import warn
+from pal.comparisons import Comparisons
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError, UnknownUserError
 from pal.model import RewardModel
@@ -31,6 +35,7 @@ __all__ = [
     "prototypes_of",
     "several",
     "user_id_of",
+    "warn_of_repeats",
 ]
 
 Data = Annotated[
@@ -59,6 +64,7 @@ RayAddress = Annotated[
 ]
 MinVotes = Annotated[int, typer.Option(help="Polis: people with at least this many agree / disagree votes.")]
 SHOTS = (0, 1, 2, 5, 10, 20)
+_REPEATS = 0.01  # of the answers; fewer change no measure
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,19 @@ class Source:
 def default_encoder(images: bool) -> str:
     """Of texts, or of images."""
     return "efficientnet-lite0" if images else "all-MiniLM-L6-v2"
+
+
+def warn_of_repeats(table: Comparisons, source: str) -> None:
+    """Answers that stand in a table twice may be held out where they were learned."""
+    low, high = np.minimum(table.left, table.right), np.maximum(table.left, table.right)
+    prompt = np.zeros_like(low) if table.prompt is None else table.prompt
+    asked = pl.DataFrame({"user": table.user, "low": low, "high": high, "prompt": prompt})
+    share = 1 - asked.n_unique() / max(len(table), 1)
+    if share >= _REPEATS:
+        warn(
+            f"warning: {source}: {share:.1%} of the answers are to a question that the same person answered in another "
+            "row: held-out answers are no test where their copies were learned; leave out repeated rows"
+        )
 
 
 def several(workers: int, address: str | None) -> bool:
@@ -154,6 +173,6 @@ def user_id_of(model: RewardModel, text: str) -> str | int:
     try:
         model.users.row(user)
     except UnknownUserError:
-        said = f"the model does not know user {text!r}: 'pal adapt' adds people from their answers"
+        said = f"the model does not know user {text!r}; 'pal adapt' with their answers makes them known"
         raise UnknownUserError(said) from None
     return user

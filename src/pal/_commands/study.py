@@ -19,6 +19,7 @@ from pal._commands.options import (
     Source,
     numbers_of,
     prototypes_of,
+    warn_of_repeats,
 )
 from pal._printing import (
     print_choice,
@@ -59,6 +60,7 @@ def compare(
     rows = baselines.compare(
         embedded, names, config, seeds, unseen_users, numbers_of(shots), reference=reference, workers=workers
     )
+    warn_of_repeats(embedded.comparisons, str(data))
     if as_json:
         print_json(rows)
     else:
@@ -84,6 +86,7 @@ def select(
     wanted = prototypes_of(prototypes)
     embedded = Source(data, encoder, embeddings, images, min_votes).load()
     choice = pal.select(embedded, wanted, TrainConfig(model=model), folds=folds, seed=seed)
+    warn_of_repeats(embedded.comparisons, str(data))
     if as_json:
         print_json({**choice.__dict__, "table": choice.table.to_dicts()})
     else:

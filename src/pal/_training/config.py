@@ -36,7 +36,8 @@ class TrainConfig:
     """What to train and how. The defaults were chosen by measurement (docs/decisions.md).
 
     Attributes:
-        model: "a" (fixed prototypes), "b" (prompt prototypes), or None: b where prompts vary, else a.
+        model: "a" (fixed prototypes), "b" (prompt prototypes), or None: b where prompts vary and `prompt` is not
+            given, else a.
         n_prototypes: K, "auto", or several to choose from.
         map: "mlp" or "linear".
         latent_dim: d.
@@ -112,20 +113,25 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, known in _KNOWN.items():
             one_of(name, getattr(self, name), known)
-        for name in ("lr", "prototype_lr", "user_lr", "strength"):
-            number(name, getattr(self, name))
-        number("dropout", self.dropout, least=0, below=1)
-        for name, least in _LEAST.items():
-            whole(name, getattr(self, name), least)
-        for name in ("batch_size", "max_epochs", "eval_every"):
-            if getattr(self, name) is not None:
-                whole(name, getattr(self, name))
-        if self.weight_decay is not None:
-            number("weight_decay", self.weight_decay, least=0)
+        if self.model == "b" and self.prompt is not None:
+            raise InputError(f"prompt={self.prompt!r} is for model 'a': model 'b' has maps of the prompts' own")
         for field in fields(self):
             if field.type is bool:
                 flag(field.name, getattr(self, field.name))
-        object.__setattr__(self, "n_prototypes", _n_prototypes(self.n_prototypes))
+        # numbers of numpy become plain ones, which JSON can hold
+        plain: dict[str, Any] = {"n_prototypes": _n_prototypes(self.n_prototypes)}
+        for name in ("lr", "prototype_lr", "user_lr", "strength"):
+            plain[name] = number(name, getattr(self, name))
+        plain["dropout"] = number("dropout", self.dropout, least=0, below=1)
+        for name, least in _LEAST.items():
+            plain[name] = whole(name, getattr(self, name), least)
+        for name in ("batch_size", "max_epochs", "eval_every"):
+            if getattr(self, name) is not None:
+                plain[name] = whole(name, getattr(self, name))
+        if self.weight_decay is not None:
+            plain["weight_decay"] = number("weight_decay", self.weight_decay, least=0)
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
 
 def _n_prototypes(asked: Any) -> int | str | tuple[int, ...]:
@@ -142,14 +148,28 @@ def _n_prototypes(asked: Any) -> int | str | tuple[int, ...]:
     return tuple(map(int, numbers)) if several else int(asked)
 
 
-def continued(config: TrainConfig, start: RewardModel | None) -> TrainConfig:
+def config_of(given: TrainConfig | None) -> TrainConfig:
+    """The config that was given, or the defaults.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if given is not None and not isinstance(given, TrainConfig):
+        raise InputError(f"config must be a pal.TrainConfig, found {given!r:.60}")
+    return given or TrainConfig()
+
+
+def continued(config: TrainConfig | None, start: RewardModel | None) -> TrainConfig:
     """The config with which a model goes on: what it is made of is the start's.
 
     Raises:
-        InputError: the config was changed to ask for something else.
+        InputError: the config was changed to ask for something else, or is none.
     """
+    config = config_of(config)
     if start is None:
         return config
+    if not isinstance(start, RewardModel):
+        raise InputError(f"start must be a pal.RewardModel, found {start!r:.60}: read one by from_pretrained")
     default, kept = TrainConfig(), {}
     # "separate" and "joint" follow from model and data
     of_prompts = ("prompt",) if start.config.prompt in _KNOWN["prompt"] else ()
@@ -169,7 +189,9 @@ def model_config(data: EmbeddedComparisons, config: TrainConfig, n_prototypes: i
     """
     has_prompts = data.prompts is not None and data.comparisons.prompt is not None
     vary = has_prompts and data.comparisons.prompt is not None and len(np.unique(data.comparisons.prompt[:100_000])) > 1
-    kind = config.model or ("b" if vary else "a")
+    kind = config.model or ("b" if vary and config.prompt is None else "a")
+    if kind == "b" and data.prompt_mode == "joint":
+        raise InputError("model 'b' takes prompts apart, but here each is one text with its response: use model 'a'")
     if kind == "b":
         prompt = "separate"
     elif data.prompt_mode == "joint":

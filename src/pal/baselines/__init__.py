@@ -13,7 +13,7 @@ from pal.baselines.user_embedding import UserEmbeddingModel
 from pal.baselines.vpl import VPLModel
 from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
-from pal.training import TrainConfig
+from pal.training import TrainConfig, config_of
 
 __all__ = [
     "BASELINES",
@@ -53,10 +53,14 @@ def fit(
     Raises:
         InputError: there is no such baseline, or the data do not fit.
     """
-    if name not in BASELINES:
+    if not isinstance(name, str) or name not in BASELINES:
         raise InputError(f"baseline {name!r} is not known: use one of {', '.join(sorted(BASELINES))}")
     check_embedded(train)
-    config = replace(config or TrainConfig(), seed=seed)
+    if not len(train):
+        raise InputError("there are no training comparisons")
+    if validation is not None:
+        check_embedded(validation)
+    config = replace(config_of(config), seed=seed)
     if validation is None or not len(validation):
         parts = train.split(unseen_users=0.0, test=0.0, validation=0.1, seed=seed)
         train, validation = parts.train, parts.validation

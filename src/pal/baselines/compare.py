@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +19,7 @@ from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
 from pal.evaluation import evaluate, predict, shot_predictions
 from pal.selection import fit as fit_pal
-from pal.training import TrainConfig
+from pal.training import TrainConfig, config_of
 
 __all__ = ["compare"]
 
@@ -72,8 +72,13 @@ def compare(
         InputError: an unknown name, or no model, seed or worker.
     """
     check_embedded(data)
-    if isinstance(names, str):
+    if isinstance(names, str) or not isinstance(names, Iterable):
         raise InputError(f"names must be a list of models, found {names!r}: write [{names!r}]")
+    if not isinstance(shots, Iterable):
+        raise InputError(f"shots must be a list of numbers of answers, found {shots!r}")
+    if not test:
+        raise InputError("test=0 leaves nothing to compare on: give a share above 0")
+    reserve = None if reserve is None else whole("reserve", reserve, least=0)
     known = [*sorted(BASELINES), *PAL]
     for name in [*names, *([] if reference is None else [reference])]:
         if name not in known:
@@ -86,7 +91,7 @@ def compare(
     if reference not in names:
         raise InputError(f"the reference {reference!r} is not among the models: add it to them")
     names = list(dict.fromkeys(names))
-    plan = _Plan(data, config or TrainConfig(), unseen_users, tuple(shots), test, validation, reserve)
+    plan = _Plan(data, config_of(config), unseen_users, tuple(shots), test, validation, reserve)
     tasks = [(name, seed) for seed in range(seeds) for name in names]
     results = dict(zip(tasks, _run(plan, tasks, workers), strict=True))
     compared = [results[reference, seed] for seed in range(seeds)]
