@@ -264,6 +264,14 @@ def test_prototypes_nearest_to_as_many_people(n, words):
     assert words in _report_parts.standing(weights)["figures"][1]["finding"]
 
 
+def test_people_who_came_later_are_counted_among_the_nearest():
+    made = record(2)
+    cards = _report_parts.opinions(made, np.eye(2)[[0, 0, 0, 1]])["cards"]
+    assert [card["n_users"] for card in cards] == ["3", "1"]
+    recorded = _report_parts.opinions(made, np.zeros((0, 0)))["cards"]
+    assert [card["n_users"] for card in recorded] == [f"{p['n_users']:,}" for p in made["prototypes"]]
+
+
 def test_names_of_mean_and_worst_tenth_do_not_meet():
     edges, counts = np.linspace(0, 1, 11).tolist(), [0] * 9 + [60]
     for mean, together in ((0.9, False), (0.5, True)):
