@@ -165,9 +165,10 @@ def next_comparison(
     rows: list[int] = []
     for _ in range(wanted):
         gain = sum(p * _information(answers, m) for p, m in zip(share, mass, strict=True)) / price
-        gain[torch.from_numpy(asked | np.isin(question, question[rows]))] = -torch.inf
+        gain[torch.from_numpy(asked)] = -torch.inf
         best = int(torch.as_tensor(gain).argmax())
         rows.append(best)
+        asked |= question == question[best]
         # imagine each answer to it; keep the likelier pasts where there are many
         futures = mass[:, None, :] * answers[None, :, best, :]
         chance = futures.sum(2)

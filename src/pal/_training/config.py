@@ -14,8 +14,7 @@ from pal.losses import LOSSES, get_loss
 from pal.maps import MAPS
 from pal.model import IDEAL_POINTS, ModelConfig, RewardModel
 
-__all__ = ["TrainConfig", "model_config"]
-
+__all__ = ["TrainConfig", "config_of", "continued", "model_config"]
 
 _KNOWN = {
     "model": ("a", "b", None),
