@@ -96,10 +96,6 @@ def solve_one(
     pi, w = (x.double().clamp(min=1e-9)[None] for x in (prior, start))
     problem = _Problem(margins[None], label[None], weight[None], pi / pi.sum(), strength).to(torch.float64)
     w = w / w.sum()
-    if loss.name != "hinge":
-        found, gap = _newton(problem, loss, w, 0.5 * TOLERANCE, 40)
-        if float(gap) <= TOLERANCE:
-            return found[0].float()
     return (_hinge if loss.name == "hinge" else _certified)(problem, loss, w)[0][0].float()
 
 
@@ -355,19 +351,22 @@ def _newton(problem: _Problem, loss: Loss, start: Tensor, tolerance: float, step
         step = (0.99 / (-scaled).max(1).values.clamp(min=0.99)).clamp(max=1.0)
         direction = w * scaled
         slope, change = (grad * direction).sum(1), _times(centred.m, direction)
-        trial, trial_z, new = torch.empty_like(w), torch.empty_like(z), torch.empty_like(value)
         enough = value + 8 * torch.finfo(w.dtype).eps * value.abs()  # rounding
-        bad, bare = torch.arange(len(w)), replace(p, m=p.m[:, :0])  # the objective has no need of single margins
-        for _ in range(40):  # halve where the objective did not fall enough
-            at = step[bad]
-            trial[bad] = w[bad] + at[:, None] * direction[bad]
-            trial_z[bad] = z[bad] + at[:, None] * change[bad]
-            new[bad] = bare.take(bad).objective(trial_z[bad], trial[bad], loss)
-            bad = bad[new[bad] > enough[bad] + 1e-4 * at * slope[bad]]
-            if not len(bad):
-                break
-            step[bad] *= 0.5
-        step[bad], trial[bad], trial_z[bad], new[bad] = 0.0, w[bad], z[bad], value[bad]
+        trial, trial_z = w + step[:, None] * direction, z + step[:, None] * change
+        new = p.objective(trial_z, trial, loss)
+        bad = (new > enough + 1e-4 * step * slope).nonzero().squeeze(1)
+        if len(bad):  # halve where the objective did not fall enough
+            bare = replace(p, m=p.m[:, :0])  # the objective has no need of single margins
+            for _ in range(39):
+                step[bad] *= 0.5
+                at = step[bad]
+                trial[bad] = w[bad] + at[:, None] * direction[bad]
+                trial_z[bad] = z[bad] + at[:, None] * change[bad]
+                new[bad] = bare.take(bad).objective(trial_z[bad], trial[bad], loss)
+                bad = bad[new[bad] > enough[bad] + 1e-4 * at * slope[bad]]
+                if not len(bad):
+                    break
+            step[bad], trial[bad], trial_z[bad], new[bad] = 0.0, w[bad], z[bad], value[bad]
         # the multiplier moves by the same system (primal-dual), so that a weight that fell too far comes back at once
         goal = p.strength * p.prior
         dual = (barrier + step[:, None] * (goal - barrier - barrier * scaled)) * (trial / w)
