@@ -381,6 +381,17 @@ def test_going_on_measures_as_new_only_whom_the_start_does_not_know(run, monkeyp
     assert record["difference"]["btl"] is not None  # one reward for all beside it
 
 
+def test_going_on_with_a_map_that_is_asked_for_by_name(run, monkeypatch, town):
+    quick(monkeypatch)
+    own = [town / "early.parquet", "--embeddings", town / "embeddings.parquet", "--prototypes", 1]
+    assert run("fit", *own, "-o", "linear", "--map", "linear")[0] == 0
+    code, _, err = run("fit", *own, "-o", "more", "--start", "linear", "--map", "mlp")
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "pal: the model to start from has map='linear', but map='mlp' is asked for",
+    )
+
+
 def test_going_on_embeds_as_the_start_did(run, monkeypatch, texts, tmp_path):
     quick(monkeypatch)
     code, _, err = run("fit", texts / "answers.jsonl", "--start", texts / "model", "-o", "m")

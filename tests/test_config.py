@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import torch
 
 import pal
 from pal import TrainConfig
@@ -76,6 +77,8 @@ def test_arguments_of_other_kinds_are_refused():
         (lambda: pal.baselines.fit("btl", data, data.comparisons), "call pal.embed first"),
         (lambda: pal.baselines.fit(["majority"], data), "is not known"),
         (lambda: pal.baselines.fit("factor", data.take([])), "no training comparisons"),
+        (lambda: pal.embed("answers.csv"), "comparisons must be pal.Comparisons, found 'answers.csv'"),
+        (lambda: TrainConfig(n_prototypes=torch.tensor(2)), "whole numbers of at least 1 or 'auto', found tensor(2)"),
         (lambda: pal.evaluate("m", data, bootstrap=-1), "bootstrap must be"),
     ):
         with pytest.raises(pal.InputError, match=re.escape(says)):

@@ -229,7 +229,7 @@ def command(monkeypatch, capsys, tmp_path):
 
 @ray_test
 def test_score_survives_a_killed_worker(cluster, town, tmp_path, command, monkeypatch):
-    monkeypatch.setattr(distributed, "ROWS", 10)
+    monkeypatch.setattr(distributed, "ROWS", 60)
     own = [town / "comparisons.parquet", "--embeddings", town / "embeddings.parquet"]
     with Killer(parts(tmp_path, ".scored.pal-work/*/parts/part-*")) as killer:
         assert command("score", town / "model", *own, "-o", "scored") == {"rows": 2400, "out": "scored"}
@@ -240,7 +240,7 @@ def test_score_survives_a_killed_worker(cluster, town, tmp_path, command, monkey
 
 @ray_test
 def test_adapt_survives_a_killed_worker(cluster, town, tmp_path, command, monkeypatch):
-    monkeypatch.setattr(distributed, "ROWS", 20)
+    monkeypatch.setattr(distributed, "ROWS", 80)
     own = [town / "comparisons.parquet", "--embeddings", town / "embeddings.parquet"]
     with Killer(parts(tmp_path, "..model-2.adapted.pal-work/*/parts/part-*")) as killer:
         found = command("adapt", town / "model", *own, "-o", "model-2")

@@ -39,7 +39,7 @@ def test_prompt_modes():
     without = embed(comparisons, encoder := Counting(), prompt_mode="none")
     assert without.prompts is None
     assert sorted(encoder.seen) == ["aa", "b"]
-    with pytest.raises(InputError, match="prompt_mode must be one of separate, joint, none, found 'both'"):
+    with pytest.raises(InputError, match="prompt_mode='both' is not known: use 'separate', 'joint' or 'none'"):
         embed(comparisons, Counting(), prompt_mode="both")
 
 
@@ -145,7 +145,7 @@ def test_vectors_and_tables_must_agree():
         ([[1.0]], good, "separate", "must be a numpy array"),
         (good, good, "none", "prompt_mode='none' uses none"),
         (good, None, "separate", "say prompt_mode='none'"),
-        (good, None, "?", "prompt_mode must be one of"),
+        (good, None, "?", "prompt_mode='\\?' is not known"),
     ]:
         with pytest.raises(InputError, match=message):
             EmbeddedComparisons(comparisons, responses, prompts, None, mode)

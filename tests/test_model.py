@@ -125,6 +125,9 @@ def test_an_unknown_user_is_told_what_to_do():
         ({}, {"responses": np.zeros(6, np.float32)}, r"must be \(B, 6\), found \(6,\)"),
         ({}, {"responses": ["a", "b"]}, "trained on own vectors: pass responses as embeddings"),
         ({}, {"responses": "one text"}, "a list of texts, or embeddings"),
+        ({"encoder": "hashing"}, {"responses": ["a", ""]}, "responses: item 1 is empty: give what was shown"),
+        ({"encoder": "hashing", "prompt": "joint"}, {"responses": [None], "prompt": "p"}, "item 0 is empty"),
+        ({**B, "encoder": "hashing"}, {"responses": np.ones((2, 6), np.float32), "prompt": ""}, "prompt: item 0 is"),
         (B, {"responses": np.zeros((2, 6), np.float32)}, "this model takes a prompt: pass prompt="),
         (
             B,
@@ -180,7 +183,16 @@ def test_an_encoder_of_another_revision_is_refused():
     ("settings", "data", "says"),
     [
         ({}, lambda: tiny(prompts=0, dim=4), "takes responses of dimension 6, found 4"),
-        (B, lambda: tiny(prompts=0), "the model takes prompts, but the comparisons have no embedded prompts"),
+        (
+            B,
+            lambda: tiny(prompts=0),
+            "the model takes prompts, but the comparisons have no prompts: give them a column",
+        ),
+        (
+            B,
+            lambda: replace(tiny(), prompts=None, prompt_mode="none"),
+            "the model takes prompts, but the comparisons have no embedded prompts",
+        ),
         ({**B, "prompt_dim": 5}, tiny, "the model takes prompts of dimension 5, found 6"),
         ({"prompt": "joint"}, lambda: tiny(prompts=0), "trained with prompt='joint'"),
         (
@@ -222,8 +234,11 @@ def test_people_come_and_go_without_touching_the_model_they_came_from():
     assert model.user_ids.to_list() == ["u1", "u2"]
     fewer = wider.without_users(["u1", "u3"])
     assert fewer.user_ids.to_list() == ["u2"]
-    with pytest.raises(pal.UnknownUserError):
-        fewer.without_users(["u1"])
+    for unknown in ("u1", 3):
+        with pytest.raises(pal.UnknownUserError, match=f"user {unknown!r} is not known: there is nothing to remove"):
+            fewer.without_users(["u2", unknown])
+    with pytest.raises(pal.InputError, match=r"users must be what pal\.adapt gives, found 'u4'"):
+        model.with_users("u4")
     with pytest.raises(pal.InputError, match="weights are over 2 prototypes, the model has 3"):
         model.with_users(model_of(["u8"], n_prototypes=2).users)
 

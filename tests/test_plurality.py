@@ -113,3 +113,5 @@ def test_select_refuses_what_it_cannot_do():
         pal.select(data, folds=1)
     with pytest.raises(pal.InputError, match="too few"):
         pal.select(data.take(np.arange(2)), [1, 2], folds=5)
+    with pytest.raises(pal.InputError, match="no user has more than one answer"):
+        pal.select(data.take(np.unique(data.comparisons.user, return_index=True)[1]), [1, 2])

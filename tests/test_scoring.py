@@ -62,6 +62,9 @@ def test_refuses(model, catalogue, tmp_path):
     _, cached = catalogue
     with pytest.raises(pal.InputError, match=r"must be \(R, 2\), found \(7, 1\)"):
         scoring.rewards_of_users(model, cached[:, :1])
+    for given, out, says in (("x", None, r"\(R, 2\), found 'x'"), (cached, "x", "out must be a torch.float32 tensor")):
+        with pytest.raises(pal.InputError, match=says):
+            scoring.rewards_of_users(model, given, out)
     with pytest.raises(pal.InputError, match="7 responses have 2 ids"):
         scoring.write_rewards(model, cached, tmp_path / "out", pl.Series(["a", "b"]))
     curved = pal.RewardModel(

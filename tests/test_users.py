@@ -81,7 +81,7 @@ def test_without():
     assert torch.equal(left.weights, users.weights[[0, 2]])
     assert len(users.without(["a", "b", "c"])) == 0
     assert len(users.without([])) == 3
-    with pytest.raises(UnknownUserError, match="user 'd' is unseen"):
+    with pytest.raises(UnknownUserError, match="user 'd' is not known"):
         users.without(["a", "d"])
 
 

@@ -6,7 +6,7 @@ import os
 # of a millisecond took a hundred (docs/decisions.md); on a quiet one there is no difference.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from pal import adaptation, baselines, datasets, simulation
+from pal import adaptation, baselines, datasets, scoring, simulation
 from pal.adaptation import adapt, next_comparison
 from pal.comparisons import Comparisons
 from pal.embeddings import EmbeddedComparisons, embed
@@ -40,6 +40,7 @@ __all__ = [
     "fit",
     "next_comparison",
     "predict",
+    "scoring",
     "select",
     "shot_curve",
     "simulation",

@@ -81,7 +81,7 @@ class EmbeddedComparisons:
     prompt_revision: str | None = None
 
     def __post_init__(self) -> None:
-        _check_mode(self.prompt_mode)
+        one_of("prompt_mode", self.prompt_mode, PROMPT_MODES)
         items = {"responses": self.comparisons.responses, "prompts": self.comparisons.prompts}
         for name, array in (("responses", self.responses), ("prompts", self.prompts)):
             table = items[name]
@@ -178,7 +178,11 @@ def embed(
         EncoderError: an encoder that cannot be found or fails, an image that cannot be read.
         MissingExtraError: the encoder's library is not installed.
     """
-    _check_mode(prompt_mode)
+    if not isinstance(comparisons, Comparisons):
+        raise InputError(
+            f"comparisons must be pal.Comparisons, found {comparisons!r:.60}: read them by pal.Comparisons.read"
+        )
+    one_of("prompt_mode", prompt_mode, PROMPT_MODES)
     one_of("dtype", dtype, ("float32", "float16"))
     whole("batch_size", batch_size)
     if prompt_mode == "joint":
@@ -277,11 +281,6 @@ def _encode(
             vectors = vectors[place["row"].to_numpy()]
     ends = np.cumsum([len(items) for items in tables.values()])
     return [vectors[end - len(items) : end] for end, items in zip(ends, tables.values(), strict=True)]
-
-
-def _check_mode(prompt_mode: str) -> None:
-    if prompt_mode not in PROMPT_MODES:
-        raise InputError(f"prompt_mode must be one of {', '.join(PROMPT_MODES)}, found {prompt_mode!r}")
 
 
 def _check_kind(what: str, items: Items, encoder: Encoder) -> None:

@@ -85,7 +85,7 @@ class ModelConfig:
         for name in ("slope", "strength"):
             number(name, getattr(self, name))
         if self.model == "b" and not self.prompt_dim:
-            raise InputError("model 'b' needs prompts: give the comparisons a column 'prompt', or use model='a'")
+            raise InputError("model 'b' needs prompts: give the comparisons a column 'prompt', or use model 'a'")
         get_loss(self.loss)
 
     @classmethod
@@ -289,6 +289,8 @@ class RewardModel(nn.Module):
 
     def with_users(self, users: UserWeights) -> "RewardModel":
         """A model that knows these users too; where it knew one, the new weights count."""
+        if not isinstance(users, UserWeights):
+            raise InputError(f"users must be what pal.adapt gives, found {users!r:.60}")
         if users.weights.shape[1] != self.n_prototypes:
             raise InputError(f"weights are over {users.weights.shape[1]} prototypes, the model has {self.n_prototypes}")
         return self._with(users=self.users.merged(users))
@@ -389,6 +391,7 @@ class RewardModel(nn.Module):
             texts = list(responses)
             if not texts:
                 return np.zeros(0, dtype=np.float32)
+            _refuse_empty("responses", texts)
             if config.prompt == "joint":
                 texts = [f"{prompt}\n\n{text}" for text in texts]
             given = torch.from_numpy(self.encode(texts, store=store))
@@ -396,6 +399,7 @@ class RewardModel(nn.Module):
         if config.prompt_dim:
             one = _vectors(prompt)
             if one is None:
+                _refuse_empty("prompt", [prompt])
                 one = torch.from_numpy(self.encode([prompt], "prompts", store))
             prompts = one.reshape(1, -1).expand(len(given), -1)
         self._check_embeddings(prompts, given)
@@ -459,7 +463,8 @@ def check_data(config: ModelConfig, data: EmbeddedComparisons) -> None:
             f"embed with {config.encoder or 'the vectors it was trained on'}"
         )
     if config.prompt_dim and data.prompts is None:
-        raise InputError("the model takes prompts, but the comparisons have no embedded prompts")
+        without = "prompts: give them a column 'prompt'" if data.comparisons.prompts is None else "embedded prompts"
+        raise InputError(f"the model takes prompts, but the comparisons have no {without}")
     if config.prompt_dim and data.prompts is not None and data.prompts.shape[1] != config.prompt_dim:
         raise InputError(f"the model takes prompts of dimension {config.prompt_dim}, found {data.prompts.shape[1]}")
     if (config.prompt == "joint") != (data.prompt_mode == "joint"):
@@ -473,6 +478,12 @@ def check_data(config: ModelConfig, data: EmbeddedComparisons) -> None:
     ):
         if mine is not None and theirs is not None and mine != theirs:
             raise InputError(f"the model was trained on {name} embedded by {mine!r}, found {theirs!r}")
+
+
+def _refuse_empty(name: str, shown: list[Any]) -> None:
+    for row, content in enumerate(shown):
+        if content is None or (isinstance(content, str) and not content):
+            raise InputError(f"{name}: item {row} is empty: give what was shown")
 
 
 def _vectors(given: Any) -> Tensor | None:

@@ -41,8 +41,9 @@ def rewards_of_users(model: RewardModel, prototype_rewards: Tensor, out: Tensor 
     """
     columns = _columns(model, prototype_rewards)
     shape = (len(model.users), columns.shape[1])
-    if out is not None and (out.shape != shape or out.dtype != torch.float32):
-        raise InputError(f"out must be a torch.float32 tensor {shape}, found {out.dtype} {tuple(out.shape)}")
+    if out is not None and (not isinstance(out, Tensor) or out.shape != shape or out.dtype != torch.float32):
+        found = f"{out.dtype} {tuple(out.shape)}" if isinstance(out, Tensor) else f"{out!r:.60}"
+        raise InputError(f"out must be a torch.float32 tensor {shape}, found {found}")
     out = torch.empty(shape) if out is None else out
     # numpy's product is 2.5 times as fast as torch's on matrices as thin as these
     np.matmul(_weights(model.users, 0, len(model.users)), columns, out=out.numpy())
@@ -103,7 +104,12 @@ def write_rewards(
 def _columns(model: RewardModel, prototype_rewards: Tensor) -> npt.NDArray[np.float32]:
     if not model.prototypes.linear:
         raise InputError("this variant's rewards are not linear in the weights: use model.reward for each user")
-    prototype_rewards = torch.as_tensor(prototype_rewards).detach()
+    try:
+        prototype_rewards = torch.as_tensor(prototype_rewards).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"prototype rewards must be (R, {model.n_prototypes}), found {prototype_rewards!r:.60}"
+        ) from None
     if prototype_rewards.ndim != 2 or prototype_rewards.shape[1] != model.n_prototypes:
         raise InputError(f"prototype rewards must be (R, {model.n_prototypes}), found {tuple(prototype_rewards.shape)}")
     return np.ascontiguousarray(prototype_rewards.float().numpy().T)

@@ -246,21 +246,21 @@ def select(
     config = replace(config, n_prototypes=wanted, seed=seed, last_passes=0)
     table = data.comparisons
     fold = _folds(table.user, folds, np.random.default_rng(seed))
+    if len(np.unique(fold)) < folds:
+        raise InputError(f"{len(table)} answers are too few for {folds} folds: use fewer folds")
+    repeated = table.user_counts()[table.user] > 1  # of the others nothing personal can be known
+    if not repeated.any():
+        raise InputError("no user has more than one answer: there is nothing to tell users apart by")
     probability = {k: np.full(len(table), np.nan) for k in wanted}
     of_all = {k: np.full(len(table), np.nan) for k in wanted}
     for part in range(folds):
         held_out = fold == part
-        if not held_out.any() or held_out.all():
-            raise InputError(f"{len(table)} answers are too few for {folds} folds: use fewer folds")
         result = fit(data.take(np.flatnonzero(~held_out)), None, replace(config, seed=seed + part))
         for k, model in result.models.items():
             test = data.take(np.flatnonzero(held_out))
             probability[k][held_out] = model.predict(test)
             of_all[k][held_out] = model.without_users(model.user_ids.to_list()).predict(test)
-    repeated = table.user_counts()[table.user] > 1  # of the others nothing personal can be known
     user, label = table.user[repeated], table.label[repeated].astype(np.float64)
-    if not len(user):
-        raise InputError("no user has more than one answer: there is nothing to tell users apart by")
     losses = {k: _log_loss(p[repeated], label) for k, p in probability.items()}
     shared = {k: _log_loss(p[repeated], label) for k, p in of_all.items()}
     p_value, personal = plurality(losses, user, seed, shared), personal_gains(losses, shared)

@@ -193,12 +193,12 @@ class UserWeights:
         if isinstance(user_ids, str | int):
             raise InputError(f"user_ids must be a list of ids, found {user_ids!r}: write [{user_ids!r}]")
         kind = int if self.ids.dtype == pl.Int64 else str
-        of_kind = [isinstance(user_id, kind) and not isinstance(user_id, bool) for user_id in user_ids]
-        if not all(of_kind):
-            self.row(user_ids[of_kind.index(False)])  # raises
-        gone = rows_of(pl.Series(user_ids, dtype=self.ids.dtype), self.ids)
-        if (gone < 0).any():
-            self.row(user_ids[int(np.flatnonzero(gone < 0)[0])])  # raises
+        unknown = [each for each in user_ids if not isinstance(each, kind) or isinstance(each, bool)]
+        if not unknown:
+            gone = rows_of(pl.Series(user_ids, dtype=self.ids.dtype), self.ids)
+            unknown = [each for each, row in zip(user_ids, gone, strict=True) if row < 0]
+        if unknown:
+            raise UnknownUserError(f"user {unknown[0]!r} is not known: there is nothing to remove")
         keep = np.ones(len(self), dtype=bool)
         keep[gone] = False
         return self.take(np.flatnonzero(keep))

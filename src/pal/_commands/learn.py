@@ -76,7 +76,9 @@ def fit(
         Kind | None, typer.Option(help="Fixed prototypes, or prompt prototypes.  [default: b where prompts vary]")
     ] = None,
     prototypes: Annotated[str, typer.Option(help="N, a range such as 1-5, or auto.")] = "auto",
-    map_kind: Annotated[Literal["mlp", "linear"], typer.Option("--map", help="Of responses, and of prompts.")] = "mlp",
+    map_kind: Annotated[
+        Literal["mlp", "linear"] | None, typer.Option("--map", help="Of responses, and of prompts.  [default: mlp]")
+    ] = None,
     encoder: EncoderName = None,
     embeddings: Embeddings = None,
     images: Images = False,
@@ -107,7 +109,7 @@ def fit(
     config = TrainConfig(
         model=model,
         n_prototypes=prototypes_of(prototypes),
-        map=map_kind,
+        map=map_kind or "mlp",
         loss=loss,
         seed=seed,
         device=device,
@@ -115,6 +117,8 @@ def fit(
     )
     mode = "joint" if joint else "separate"
     begin = None if start is None else RewardModel.from_pretrained(start)
+    if begin is not None and map_kind not in (None, begin.config.map):  # the default, said, is asked for, too
+        raise InputError(f"the model to start from has map={begin.config.map!r}, but map={map_kind!r} is asked for")
     if begin is not None and encoder is None and embeddings is None:
         encoder = begin.config.encoder
     source = Source(data, encoder, embeddings, images, min_votes, mode, workers, ray_address)

@@ -137,7 +137,7 @@ def _n_prototypes(asked: Any) -> int | str | tuple[int, ...]:
     """A number, "auto", or a tuple of numbers: lists, ranges and arrays are taken too."""
     if isinstance(asked, str) and asked == "auto":
         return asked
-    several = isinstance(asked, Iterable) and not isinstance(asked, str | bytes)
+    several = isinstance(asked, Iterable) and not isinstance(asked, str | bytes) and getattr(asked, "ndim", 1) > 0
     numbers = tuple(asked) if several else (asked,)
     for k in numbers:
         if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:

@@ -57,8 +57,7 @@ class HashingEncoder:
         texts: list[str] = []
         for row, text in enumerate(contents):
             if not isinstance(text, str):
-                found = type(text).__name__
-                raise EncoderError(f"the hashing encoder takes texts, item {row} is {found}: use an image encoder")
+                raise EncoderError(f"the hashing encoder takes texts, item {row} is {type(text).__name__}")
             texts.append(text)
         out = np.empty((len(texts), self.dim), np.float32)
         start, size = 0, 0
