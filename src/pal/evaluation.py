@@ -133,7 +133,7 @@ def metrics_of(
         p, y, user = both_ways(p), both_ways(y), np.r_[user, user]
     sums = _user_sums(p, y, user)
     values = _from_sums(sums, np.ones((1, len(sums["n"]))))
-    values["ece"] = np.array([expected_calibration_error(p, y)])
+    values["ece"] = expected_calibration_error(p, y[None])
     interval = {}
     if bootstrap and len(sums["n"]) > 1:
         rng = np.random.default_rng(seed)
@@ -200,20 +200,22 @@ def _from_sums(sums: dict[str, Array], counts: Array) -> dict[str, Array]:
 
 
 def both_ways(x: Array) -> Array:
-    """Probabilities or labels (n,) of answers, and of the same with left and right exchanged: (2n,)."""
-    return np.concatenate([x, 1 - x])
+    """Probabilities or labels (..., n) of answers, and of the same with left and right exchanged: (..., 2n)."""
+    return np.concatenate([x, 1 - x], axis=-1)
 
 
-def expected_calibration_error(p: Array, y: Array, bins: int = 10) -> float:
-    """Mean over bins of equal mass of |mean label - mean probability| (Naeini et al., 2015).
+def expected_calibration_error(p: Array, y: Array, bins: int = 10) -> Array:
+    """Mean over bins of equal mass of |mean label - mean probability| (Naeini et al., 2015), of labels (..., n): (...).
 
     Answers of one probability may fall into two bins; each has their mean label, so that no order of rows matters.
     """
-    _, group = np.unique(p, return_inverse=True)
-    y = (np.bincount(group, weights=y) / np.bincount(group))[group]
     order = np.argsort(p, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    return float(sum(len(part) * abs(y[part].mean() - p[part].mean()) for part in parts) / len(p))
+    p, y = p[order], y[..., order]
+    first = np.flatnonzero(np.r_[True, p[1:] != p[:-1]])
+    size = np.diff(np.r_[first, len(p)])
+    mean = np.repeat(np.add.reduceat(y, first, axis=-1) / size, size, axis=-1)
+    parts = [part[0] for part in np.array_split(np.arange(len(p)), bins) if len(part)]
+    return np.asarray(np.abs(np.add.reduceat(mean - p, parts, axis=-1)).sum(-1) / len(p))
 
 
 def paired_difference(
