@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +29,7 @@ from pal._commands.options import (
     several,
     warn_of_repeats,
 )
+from pal._distributed.cluster import connected
 from pal._printing import (
     print_fit,
     print_json,
@@ -123,9 +125,12 @@ def fit(
         encoder = begin.config.encoder
     source = Source(data, encoder, embeddings, images, min_votes, mode, workers, ray_address)
     split = {"unseen_users": unseen_users, "test": test, "validation": validation, "by": by}
-    group = {"workers": workers, "address": ray_address} if several(workers, ray_address) else None
-    embedded = source.load()
-    record = _fit(embedded, str(data), out, config, split, begin, group)
+    group: dict[str, Any] | None = (
+        {"workers": workers, "address": ray_address} if several(workers, ray_address) else None
+    )
+    with nullcontext() if group is None else connected(**group):  # one cluster for all of it
+        embedded = source.load()
+        record = _fit(embedded, str(data), out, config, split, begin, group)
     if by == "comparison":
         warn_of_repeats(embedded.comparisons, str(data))
     if as_json:
