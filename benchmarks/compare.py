@@ -2,13 +2,15 @@
 
 Run `python benchmarks/compare.py [NAME...] [--seeds N] [--workers N]`: a data set at a time, each into
 benchmarks/results/compare-NAME.json; then writes the table of docs/benchmarks.md and its picture from all that are
-there (`--draw` does only this).
+there (`--draw` does only this). With `--train-alone` PAL learns from training answers alone, as its peers do, and
+validation answers only choose: into alone-NAME.json.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import machine
@@ -20,6 +22,7 @@ PEERS = (
     *("majority", "btl-linear", "per-user", "per-user-quadratic", "metric"),
     *("lore", "user-embedding", "vpl", "factor", "btl"),
 )
+RIVALS = ("metric", "lore", "user-embedding", "vpl", "factor")  # of which the best is looked at
 SHOTS, RESERVE = (0, 1, 2, 5, 10, 20, 50), 25
 
 
@@ -59,6 +62,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*TASKS, []], help="default: all that have no result yet")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--train-alone", action="store_true", help="no last passes over validation answers")
     parser.add_argument("--draw", action="store_true", help="only the table and the picture")
     arguments = parser.parse_args()
     there = {path.stem.removeprefix("compare-") for path in machine.RESULTS.glob("compare-*.json")}
@@ -68,8 +72,11 @@ def main() -> None:
         if name not in ("partition", "mixture", "homogeneous") and not machine.DATA.is_dir():
             print(f"{name}: skipped, the data are not beside the project (shared/data)")
             continue
-        options = {"shots": SHOTS, "reserve": RESERVE, "workers": arguments.workers}
-        measure(f"compare-{name}", load(), [*PEERS, ours], config=config, seeds=arguments.seeds, **options)
+        options = {"shots": SHOTS, "reserve": RESERVE, "workers": arguments.workers, "seeds": arguments.seeds}
+        if arguments.train_alone:
+            measure(f"alone-{name}", load(), [*RIVALS, ours], config=replace(config, refit=False), **options)
+        else:
+            measure(f"compare-{name}", load(), [*PEERS, ours], config=config, **options)
     draw()
 
 
@@ -86,12 +93,11 @@ def draw() -> None:
     """docs/benchmarks.md's table and docs/images/compare.png, from the results that are there."""
     from compare_table import write
 
-    results = {
-        name: json.loads((machine.RESULTS / f"compare-{name}.json").read_text())
-        for name in TASKS
-        if (machine.RESULTS / f"compare-{name}.json").exists()
-    }
-    write(results, machine.ROOT / "docs")
+    def there(kind: str) -> dict[str, Any]:
+        paths = {name: machine.RESULTS / f"{kind}-{name}.json" for name in TASKS}
+        return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+
+    write(there("compare"), there("alone"), machine.ROOT / "docs")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ import numpy as np
 SHOTS = ("shots_0", "shots_5", "shots_20")
 
 
-def write(results: dict[str, Any], docs: Path) -> None:
-    """Replaces the table in docs/benchmarks.md, and docs/images/compare.png."""
+def write(results: dict[str, Any], alone: dict[str, Any], docs: Path) -> None:
+    """Replaces the tables in docs/benchmarks.md, and docs/images/compare.png."""
     replace_part(docs / "benchmarks.md", "compare", "\n\n".join(table(n, r) for n, r in results.items()))
+    both = {name: (results[name], found) for name, found in alone.items() if name in results}
+    replace_part(docs / "benchmarks.md", "alone", train_alone(both))
     picture(results, docs / "images" / "compare.png")
 
 
@@ -46,6 +48,26 @@ def table(name: str, result: dict[str, Any]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", own(rows[-1])])
+
+
+def train_alone(results: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """PAL beside the best of its peers, with validation answers to learn from and without."""
+    heads = ["data", "best peer", "PAL, as above", "PAL, training answers alone", "is better by"]
+    heads += ["new, 5 answers, by", "new, 20 answers, by"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for name, (whole, alone) in results.items():
+        *peers, ours = alone["result"]["models"]
+        best = max(peers, key=lambda row: row["accuracy_by_user"])
+        with_all = whole["result"]["models"][-1]
+        new = [min((p["new_difference"][key] for p in peers), key=lambda d: d[0]) for key in SHOTS[1:]]
+        cells = [
+            name,
+            f"{best['model']} {best['accuracy_by_user']:.3f} ({best['log_loss']:.3f})",
+            *(f"{row['accuracy_by_user']:.3f} ({row['log_loss']:.3f})" for row in (with_all, ours)),
+            *map(spread, [best["difference"], *new]),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def own(row: dict[str, Any]) -> str:

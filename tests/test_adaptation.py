@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 import pal
 from pal._adaptation import solver
+from pal._adaptation.fitting import fit_weights
+from pal._adaptation.prior import Prior
 from pal._adaptation.solver import variances
 from pal.adaptation import TOLERANCE, solve_weights
 from pal.losses import LOSSES, get_loss
+from pal.questions import Answers
 
 
 def problem(seed, n=20, K=4, scale=1.0, users=1):
@@ -228,6 +231,21 @@ def test_much_strength_stays_at_the_prior_and_little_leaves_it():
     assert float(favourite[0, 2]) > 0.9
 
 
+def test_each_user_may_be_held_with_a_strength_of_their_own():
+    m, y, u = problem(3, n=60, users=3)
+    strength = torch.tensor([0.5, 4.0, 50.0])
+    both = solve_weights(m, y, u, 3, strength=strength)
+    for row in range(3):
+        alone = solve_weights(m[u == row], y[u == row], u[u == row] * 0, 1, strength=float(strength[row]))
+        torch.testing.assert_close(both.weights[row], alone.weights[0], rtol=0, atol=1e-4)
+    prior = torch.full((4,), 0.25)
+    spread = variances(both.weights, m, y, u, prior, strength).sum(1)
+    assert spread[0] > spread[1] > spread[2]
+    for bad in (strength[:2], torch.tensor([1.0, 0.0, 1.0])):
+        with pytest.raises(pal.InputError, match="strength must be positive"):
+            solve_weights(m, y, u, 3, strength=bad)
+
+
 # -- adapt ------------------------------------------------------------------------------------------------------------
 
 
@@ -318,8 +336,50 @@ def test_a_search_in_which_nobody_moves_ends(monkeypatch):
     monkeypatch.setattr(solver._Problem, "objective", rising)
     m = torch.tensor([[[1.0, -1.0]], [[2.0, 0.0]]], dtype=torch.float64)
     prior = torch.full((1, 2), 0.5, dtype=torch.float64)
-    problem = solver._Problem(m, torch.ones(2, 1).double(), torch.ones(2, 1).double(), prior, 1.0)
+    problem = solver._Problem(m, torch.ones(2, 1).double(), torch.ones(2, 1).double(), prior, torch.ones(1, 1).double())
     weights, gap = solver._newton(problem, get_loss("logistic"), prior.expand(2, -1).clone(), 1e-12, 50)
     assert len(calls) == 41  # where it starts, and 40 times half as far
     torch.testing.assert_close(weights, prior.expand(2, -1))
     assert (gap > 0).all()
+
+
+def leaning(model, side_bias):
+    return pal.RewardModel(replace(model.config, side_bias=side_bias), model.prototypes, model.users, model.prior)
+
+
+def test_a_side_bias_is_taken_off_before_weights_are_told(known):
+    models, parts = known
+    model, prior = leaning(models[False], 2.0), np.full(3, 1 / 3)
+    few = parts.unseen
+    users = pal.adapt(model, few, prior=prior, strength=2.0)
+    questions, rows = model.questions(few)
+    margins = model.terms(questions).margins[rows] + 2.0 / model.config.slope
+    answers = torch.from_numpy(few.comparisons.label.copy())
+    _, user = np.unique(few.comparisons.user, return_inverse=True)
+    wanted = solve_weights(margins, answers, torch.from_numpy(user), len(users), strength=2.0).weights
+    torch.testing.assert_close(users.weights, wanted, rtol=0, atol=1e-3)
+    assert float((users.weights - pal.adapt(models[False], few, prior=prior, strength=2.0).weights).abs().max()) > 0.02
+
+
+def test_a_side_bias_is_taken_off_where_margins_are_not_linear():
+    data = pal.simulation.population("a", n_users=20, n_prototypes=2, dim=6, per_user=40, seed=2).data
+    parts = data.split(unseen_users=0.4, seed=0)
+    curved = pal.TrainConfig(n_prototypes=2, ideal_point="map_of_mixture", hidden_dim=8, max_steps=60)
+    model = leaning(pal.fit(parts.train, parts.validation, curved).model, 2.0)
+    users = {bias: pal.adapt(leaning(model, bias), parts.unseen) for bias in (0.0, 2.0)}
+    told = {bias: pal.evaluate(model.with_users(each), parts.unseen, bootstrap=0) for bias, each in users.items()}
+    assert told[2.0].log_loss < told[0.0].log_loss
+
+
+def test_a_persons_reliability_multiplies_the_margins_that_tell_of_them(known):
+    models, parts = known
+    model = models[False]
+    questions, question = model.questions(parts.unseen)
+    terms, table = model.terms(questions), parts.unseen.comparisons
+    present, user = np.unique(table.user, return_inverse=True)
+    answers = Answers(torch.from_numpy(user), question, torch.from_numpy(table.label.copy()), None)
+    n, centre = len(present), model.population.expand(len(present), -1)
+    found = fit_weights(model, terms, answers, n, Prior(centre, torch.zeros_like(centre), 3.0), torch.full((n,), 0.2))
+    margins = 0.2 * terms.margins[question]
+    wanted = solve_weights(margins, answers.label, answers.user, n, centre, 3.0)
+    torch.testing.assert_close(found.weights, wanted.weights, rtol=0, atol=1e-4)

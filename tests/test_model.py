@@ -118,6 +118,13 @@ def test_an_unknown_user_is_told_what_to_do():
     assert one_line(error) == "user 'u9' is unseen: call pal.adapt with some of their comparisons, or pass weights="
 
 
+def test_numbers_of_numpy_are_ids_as_well():
+    model = model_of([1, 2])
+    x = np.zeros((2, D), np.float32)
+    assert np.array_equal(model.reward(np.int64(2), responses=x), model.reward(2, responses=x))
+    assert model.without_users(np.array([2])).user_ids.to_list() == [1]
+
+
 @pytest.mark.parametrize(
     ("settings", "arguments", "says"),
     [
@@ -199,6 +206,11 @@ def test_an_encoder_of_another_revision_is_refused():
             {"encoder": "all-MiniLM-L6-v2"},
             lambda: replace(tiny(prompts=0), encoder="hashing"),
             "trained on responses embedded by 'all-MiniLM-L6-v2', found 'hashing'",
+        ),
+        (
+            {"encoder": "hashing", "revision": "1"},
+            lambda: replace(tiny(prompts=0), encoder="hashing", revision="2"),
+            "embedded by 'hashing' in revision 1, found revision 2",
         ),
     ],
 )

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -450,3 +451,63 @@ def test_weights_that_are_all_zero_are_refused(balance_users):
     config = TrainConfig(n_prototypes=2, balance_users=balance_users, **QUICK)
     with pytest.raises(pal.InputError, match=r"^all training comparisons have weight 0: give some of them a positive"):
         pal.fit(replace(parts.train, comparisons=weightless), parts.validation, config)
+
+
+def test_users_of_another_type_of_id_are_refused():
+    data = tiny(200, users=6)
+    table = replace(data.comparisons, user_ids=pl.Series("user_id", range(6)))
+    numbered = replace(data, comparisons=table)
+    says = "user ids are String here and Int64 in the training data"
+    with pytest.raises(pal.InputError, match=says):
+        pal.fit(numbered, data, TrainConfig(n_prototypes=2, **QUICK))
+    with pytest.raises(pal.InputError, match=says):
+        pal.baselines.fit("user-embedding", numbered, data)
+    with pytest.raises(pal.InputError, match="user ids are String here and Int64 in the model"):
+        pal.predict(pal.baselines.fit("per-user", numbered, numbered), data)
+
+
+def test_balanced_people_are_known_by_their_own_answers():
+    rng = np.random.default_rng(0)
+    data = pal.simulation.population("a", n_users=30, n_prototypes=2, dim=4, per_user=60, noise=0.3).data
+    few = data.comparisons.user < 10
+    data = data.take(np.flatnonzero(~few | (rng.random(len(data)) < 0.1)))
+    config = TrainConfig(n_prototypes=2, map="linear", balance_users=True, max_steps=150)
+    users = pal.fit(data, None, config).model.users
+    counts = users.n_comparisons
+    assert users.concentration[counts < 20].median() < users.concentration[counts > 40].median() / 1.5
+
+
+def test_weights_count_where_the_number_of_prototypes_is_chosen():
+    parts = parts_of(tiny(400))
+    weight = np.random.default_rng(0).choice([0.01, 1.0, 4.0], len(parts.validation)).astype(np.float32)
+    heavy = replace(parts.validation, comparisons=replace(parts.validation.comparisons, weight=weight))
+    result = train(parts.train, heavy, TrainConfig(**QUICK), 2)
+    p = pal.predict(result.begun, heavy).astype(float)
+    label = heavy.comparisons.label
+    wanted = -(label * np.log(p) + (1 - label) * np.log1p(-p)) * weight / weight.mean()
+    np.testing.assert_allclose(result.validation_loss, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_the_size_of_all_weights_does_not_matter_to_one_reward_for_all():
+    data = tiny(600, prompts=0)
+    found = []
+    for weight in (1.0, 10.0):
+        table = replace(data.comparisons, weight=np.full(len(data), weight, np.float32))
+        parts = parts_of(replace(data, comparisons=table))
+        model = pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=1, **QUICK)).model
+        found.append(pal.predict(model, parts.test))
+    np.testing.assert_allclose(found[1], found[0], atol=0.02)
+
+
+def test_prompts_vary_though_the_first_hundred_thousand_rows_have_one():
+    data = tiny(1)
+    prompt = np.r_[np.zeros(100_000), 1].astype(np.int32)
+    rows = replace(data.take(np.zeros(len(prompt), dtype=np.int64)).comparisons, prompt=prompt)
+    assert model_config(replace(data, comparisons=rows), TrainConfig(), 2).model == "b"
+
+
+def test_the_last_loss_of_the_history_is_a_mean_of_the_steps_taken():
+    config = TrainConfig(n_prototypes=1, **{**QUICK, "max_steps": 26}, eval_every=25)
+    history = pal.fit(tiny(400), None, config).history
+    assert history["step"].to_list() == [25, 26]
+    assert history["train_loss"][1] > history["train_loss"][0] / 2

@@ -43,6 +43,8 @@ class Learner(Predictor, Protocol):
 class Metrics:
     """Quality of predictions; ties (label 0.5) count in the proper scores, not in the accuracies.
 
+    Every answer counts once, whatever its weight.
+
     Attributes:
         accuracy: share of decided answers predicted right.
         accuracy_by_user: mean over users of their own accuracy.
@@ -56,7 +58,7 @@ class Metrics:
         n_ties: ties among them.
         n_users: users.
         n_unseen: users the model does not know.
-        interval: 95% interval of each measure, by bootstrap over users: {name: (low, high)}.
+        interval: 95% interval of each measure but ece, by bootstrap over users: {name: (low, high)}.
     """
 
     accuracy: float

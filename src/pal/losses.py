@@ -27,7 +27,7 @@ class Loss:
         name: as in ``TrainConfig(loss=...)``.
         value: margin (B,) -> loss (B,).
         slope: margin (B,) -> d loss / d margin (B,).
-        curvature: margin (B,) -> second derivative (B,); for the hinge it is that of its smoothed form.
+        curvature: margin (B,) -> second derivative (B,); 0 for the hinge, whose corner has none.
         link: ``sigmoid(link * margin)`` is the probability the loss implies (2 for the exponential loss, whose
             population minimiser is half the log-odds); None where there is none and calibration must give it.
     """

@@ -472,12 +472,18 @@ def check_data(config: ModelConfig, data: EmbeddedComparisons) -> None:
             f"the model was trained with prompt={config.prompt!r}, the data are embedded with "
             f"prompt_mode={data.prompt_mode!r}"
         )
-    for name, mine, theirs in (
-        ("responses", config.encoder, data.encoder),
-        ("prompts", config.prompt_encoder, data.prompt_encoder),
+    for name, mine, theirs, revision, found in (
+        ("responses", config.encoder, data.encoder, config.revision, data.revision),
+        ("prompts", config.prompt_encoder, data.prompt_encoder, config.prompt_revision, data.prompt_revision),
     ):
-        if mine is not None and theirs is not None and mine != theirs:
+        if mine is None or theirs is None:  # own vectors: nothing is known of where they are from
+            continue
+        if mine != theirs:
             raise InputError(f"the model was trained on {name} embedded by {mine!r}, found {theirs!r}")
+        if None not in (revision, found) and revision != found:
+            raise InputError(
+                f"the model was trained on {name} embedded by {mine!r} in revision {revision}, found revision {found}"
+            )
 
 
 def _refuse_empty(name: str, shown: list[Any]) -> None:

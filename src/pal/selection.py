@@ -261,8 +261,10 @@ def select(
             probability[k][held_out] = model.predict(test)
             of_all[k][held_out] = model.without_users(model.user_ids.to_list()).predict(test)
     user, label = table.user[repeated], table.label[repeated].astype(np.float64)
-    losses = {k: _log_loss(p[repeated], label) for k, p in probability.items()}
-    shared = {k: _log_loss(p[repeated], label) for k, p in of_all.items()}
+    weight = np.ones(len(user)) if table.weight is None else table.weight[repeated].astype(np.float64)
+    weight = weight / max(weight.mean(), 1e-300)
+    losses = {k: weight * _log_loss(p[repeated], label) for k, p in probability.items()}
+    shared = {k: weight * _log_loss(p[repeated], label) for k, p in of_all.items()}
     p_value, personal = plurality(losses, user, seed, shared), personal_gains(losses, shared)
     several = {k: loss for k, loss in losses.items() if k > 1}
     chosen = smallest_good(several, user) if p_value <= LEVEL else 1
@@ -273,7 +275,7 @@ def select(
         rows.append(
             {
                 "n_prototypes": k,
-                "log_loss": metrics.log_loss,
+                "log_loss": float(losses[k].mean()),
                 "log_loss_by_user": _mean_by_user(losses[k], user),
                 "accuracy_by_user": metrics.accuracy_by_user,
                 "gain": gain.mean,

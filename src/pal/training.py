@@ -36,7 +36,8 @@ class TrainResult:
         begun: the same before it learned from validation answers: what others may grow from.
         history: a row an evaluation: step, seconds, train_loss, validation_log_loss, lr.
         metrics: plain numbers: validation_log_loss, validation_accuracy, seconds, steps, comparisons_per_second, ...
-        validation_loss: (n_validation,) log-loss of each validation answer, before any of them was learned from.
+        validation_loss: (n_validation,) log-loss of each validation answer, before any of them was learned from; times
+            its weight over the mean weight.
         shared_loss: (n_validation,) the same with everybody's mean weights.
     """
 
@@ -65,7 +66,8 @@ def train(
         validation: comparisons that choose the checkpoint and the strength of the prior, and calibrate.
         config: how; its `n_prototypes` is not used.
         n_prototypes: K.
-        start: where to go on from: a model of K prototypes (its users keep their weights), or a pooled one to grow.
+        start: where to go on from: a model of K prototypes (what it knows of its users counts, as do their new
+            answers), or a pooled one to grow.
         checkpoint: a file that is written on the way and taken up where it is there; the result is the same as
             without interruption.
         tables: what `tabulated` made of the same data, to share between calls.
@@ -80,18 +82,19 @@ def train(
         check_data(shape, data)
     tables = tables or Tables.of(data, validation, shape, config)
     shards = shards or Alone()
-    run = Run(tables, shape, config, start, shards)
+    run = Run(tables.balanced(shards.count) if config.balance_users else tables, shape, config, start, shards)
     run.train(checkpoint)
+    before = start.users if start is not None and start.n_prototypes == n_prototypes else None
     cpu_tables = tables.to(torch.device("cpu"))
-    done = finish(cpu_tables, shape, *_state(run), shards)
+    done = finish(cpu_tables, shape, *_state(run), before, shards)
     begun = model = done.model
     known = tables.val_answers.user < len(tables.user_ids)
     if config.refit and shards.count(int(known.any())):
         if config.last_passes:
             run.go_over(config.last_passes)
-        model = refitted(cpu_tables, done, *_state(run), shards)
+        model = refitted(cpu_tables, done, *_state(run), before, shards)
     model = RewardModel(model.config, model.prototypes, shards.everyone(model.users), model.prior)
-    if start is not None and start.n_prototypes == n_prototypes:
+    if start is not None and before is not None:
         model = start.with_users(model.users)._with_shared_part_of(model)
     losses, shared = (torch.cat(shards.gathered(part)) for part in (done.validation_loss, done.shared_loss))
     state = run.state

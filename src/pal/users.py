@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from pal.errors import InputError, UnknownUserError
 
-__all__ = ["Population", "UserWeights", "rows_of", "simplex"]
+__all__ = ["Population", "UserWeights", "matched", "rows_of", "simplex"]
 
 
 def simplex(logits: Tensor) -> Tensor:
@@ -29,6 +31,20 @@ def rows_of(ids: pl.Series, table: pl.Series) -> npt.NDArray[np.int64]:
     right = pl.DataFrame({"id": table}).with_row_index("row")
     found = pl.DataFrame({"id": ids}).join(right, on="id", how="left", maintain_order="left")["row"]
     return found.cast(pl.Int64).fill_null(-1).to_numpy()
+
+
+def matched(ids: pl.Series, table: pl.Series, where: str) -> npt.NDArray[np.int64]:
+    """`rows_of`, where nobody would be found because the ids are of another type.
+
+    Raises:
+        InputError: they are.
+    """
+    if len(ids) and len(table) and ids.dtype != table.dtype:
+        raise InputError(
+            f"user ids are {ids.dtype} here and {table.dtype} in {where}: read them as the same type "
+            "(csv ids are always strings)"
+        )
+    return rows_of(ids, table)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +137,7 @@ class UserWeights:
         Raises:
             InputError: ids of another type than the table's: nobody would be found.
         """
-        if len(ids) and len(self) and ids.dtype != self.ids.dtype:
-            raise InputError(
-                f"user ids are {ids.dtype} here and {self.ids.dtype} in the model: read them as the same type "
-                "(csv ids are always strings)"
-            )
-        return rows_of(ids, self.ids)
+        return matched(ids, self.ids, "the model")
 
     def row(self, user_id: str | int) -> int:
         """Row of one user.
@@ -134,7 +145,7 @@ class UserWeights:
         Raises:
             UnknownUserError: the user is unseen.
         """
-        known = isinstance(user_id, int) == (self.ids.dtype == pl.Int64)
+        known = isinstance(user_id, Integral) == (self.ids.dtype == pl.Int64)
         row = int(rows_of(pl.Series([user_id]), self.ids)[0]) if known and not isinstance(user_id, bool) else -1
         if row < 0:
             raise UnknownUserError(
@@ -192,7 +203,7 @@ class UserWeights:
         """
         if isinstance(user_ids, str | int):
             raise InputError(f"user_ids must be a list of ids, found {user_ids!r}: write [{user_ids!r}]")
-        kind = int if self.ids.dtype == pl.Int64 else str
+        kind: Any = Integral if self.ids.dtype == pl.Int64 else str
         unknown = [each for each in user_ids if not isinstance(each, kind) or isinstance(each, bool)]
         if not unknown:
             gone = rows_of(pl.Series(user_ids, dtype=self.ids.dtype), self.ids)

@@ -32,13 +32,13 @@ class Prior:
     Attributes:
         centre: (U, K), each on the simplex.
         variance: (U, K), how far the centre is itself uncertain.
-        strength: of KL(centre || w).
+        strength: of KL(centre || w); or (U,), of each user.
         precision: (K, K), of a normal prior around the centre; None for none.
     """
 
     centre: Tensor
     variance: Tensor
-    strength: float
+    strength: float | Tensor
     precision: Tensor | None = None
 
 

@@ -44,7 +44,7 @@ def solve_weights(
     user: Tensor,
     n_users: int,
     prior: Tensor | None = None,
-    strength: float = 1.0,
+    strength: float | Tensor = 1.0,
     loss: str = "logistic",
     weight: Tensor | None = None,
     start: Tensor | None = None,
@@ -58,7 +58,7 @@ def solve_weights(
         user: (B,) in [0, n_users); users without answers get the prior.
         n_users: U.
         prior: (K,), or (U, K) a row a user; at least 0, summing to 1; None for uniform.
-        strength: positive, of KL(prior || w), in answers.
+        strength: positive, of KL(prior || w), in answers; or (U,), one a user.
         loss: "logistic", "exponential", "hinge" or "smooth_hinge".
         weight: (B,) of each answer, at least 0; None: all 1.
         start: (U, K) inside the simplex, where the search begins, as after one more answer; None: the prior.
@@ -70,14 +70,14 @@ def solve_weights(
     Raises:
         InputError: shapes or values that do not fit.
     """
-    prior = _checked(margins, label, user, n_users, prior, strength, weight)
+    prior, hold = _checked(margins, label, user, n_users, prior, strength, weight)
     K = prior.shape[1]
     if precision is not None and precision.shape != (K, K):
         raise InputError(f"precision must be ({K}, {K}), found {tuple(precision.shape)}")
     weights, gap = torch.empty(n_users, K), torch.zeros(n_users, dtype=torch.float64)
     inside = prior if start is None else start.double().clamp(min=1e-9)
     kind = get_loss(loss)
-    for users, problem in _blocks(margins, label, user, n_users, prior, strength, weight, precision):
+    for users, problem in _blocks(margins, label, user, n_users, prior, hold, weight, precision):
         w = inside if len(inside) == 1 else inside[users]
         w = (w / w.sum(1, keepdim=True)).expand(len(users), -1)
         if problem.m.shape[1] == 0:
@@ -94,7 +94,8 @@ def solve_one(
 ) -> Tensor:
     """Weights (K,) of one user with answers (n, K), (n,), (n,) and prior (K,), from a start (K,), without the books."""
     pi, w = (x.double().clamp(min=1e-9)[None] for x in (prior, start))
-    problem = _Problem(margins[None], label[None], weight[None], pi / pi.sum(), strength).to(torch.float64)
+    hold = torch.tensor([[strength]])
+    problem = _Problem(margins[None], label[None], weight[None], pi / pi.sum(), hold).to(torch.float64)
     w = w / w.sum()
     return (_hinge if loss.name == "hinge" else _certified)(problem, loss, w)[0][0].float()
 
@@ -105,7 +106,7 @@ def variances(
     label: Tensor,
     user: Tensor,
     prior: Tensor,
-    strength: float,
+    strength: float | Tensor,
     loss: str = "logistic",
     weight: Tensor | None = None,
     precision: Tensor | None = None,
@@ -114,12 +115,12 @@ def variances(
 
     Without answers it is prior (1 - prior) / strength, close to that of a Dirichlet of that strength.
     """
-    prior = _checked(margins, label, user, len(weights), prior, strength, weight)
+    prior, hold = _checked(margins, label, user, len(weights), prior, strength, weight)
     result = torch.empty(len(weights), prior.shape[1])
-    for users, problem in _blocks(margins, label, user, len(weights), prior, strength, weight, precision):
+    for users, problem in _blocks(margins, label, user, len(weights), prior, hold, weight, precision):
         problem, w = problem.to(torch.float64), weights[users].double().clamp(min=1e-9)
         _, second = get_loss(loss).derivatives(_times(problem.m, w), problem.y)
-        hessian = _scaled_hessian(problem, second * problem.c, w, strength * problem.prior)
+        hessian = _scaled_hessian(problem, second * problem.c, w, problem.strength * problem.prior)
         K = w.shape[1]
         rhs = torch.cat([torch.eye(K, dtype=w.dtype).expand(len(w), -1, -1), w[:, :, None]], dim=2)
         solved = _solve(hessian, rhs)
@@ -135,10 +136,10 @@ def _checked(
     user: Tensor,
     n_users: int,
     prior: Tensor | None,
-    strength: float,
+    strength: float | Tensor,
     weight: Tensor | None,
-) -> Tensor:
-    """The prior as (1, K) or (U, K) float64, positive; refuses what does not fit."""
+) -> tuple[Tensor, Tensor]:
+    """The prior (1 or U, K), positive, and its strength (1 or U, 1), float64; refuses what does not fit."""
     n = len(margins)
     if margins.ndim != 2 or len(label) != n or len(user) != n or (weight is not None and len(weight) != n):
         raise InputError(
@@ -150,12 +151,17 @@ def _checked(
         raise InputError("margins must be finite")
     if n and not bool(((label >= 0) & (label <= 1)).all()):
         raise InputError("label must lie in [0, 1]")
-    number("strength", strength)
+    if not isinstance(strength, Tensor):
+        hold = torch.tensor([[number("strength", strength)]], dtype=torch.float64)
+    else:
+        hold = strength.detach().double().reshape(-1, 1)
+        if strength.shape != (n_users,) or not bool((torch.isfinite(hold) & (hold > 0)).all()):
+            raise InputError(f"strength must be positive, one number or ({n_users},), found {tuple(strength.shape)}")
     if weight is not None and not bool((torch.isfinite(weight) & (weight >= 0)).all()):
         raise InputError("weight must be at least 0")
     K = margins.shape[1]
     if prior is None:
-        return torch.full((1, K), 1.0 / K, dtype=torch.float64)
+        return torch.full((1, K), 1.0 / K, dtype=torch.float64), hold
     pi = prior.detach().double()
     pi = pi[None] if pi.ndim == 1 else pi
     if pi.ndim != 2 or pi.shape[1] != K or len(pi) not in (1, n_users):
@@ -163,38 +169,38 @@ def _checked(
     if bool((pi < 0).any()) or bool(((pi.sum(1) - 1).abs() > 1e-3).any()):
         raise InputError("prior must be at least 0 and sum to 1")
     pi = pi.clamp(min=1e-9)
-    return pi / pi.sum(1, keepdim=True)
+    return pi / pi.sum(1, keepdim=True), hold
 
 
 @dataclass(frozen=True)
 class _Problem:
     """Users with about as many answers each, padded to n: m (U, n, K), y (U, n), c (U, n) weights (0: padding).
 
-    prior is (U, K) or (1, K); precision (K, K), of a normal prior around it, or None.
+    prior is (U, K) or (1, K), its strength (U, 1) or (1, 1); precision (K, K), of a normal prior around it, or None.
     """
 
     m: Tensor
     y: Tensor
     c: Tensor
     prior: Tensor
-    strength: float
+    strength: Tensor
     precision: Tensor | None = None
 
     def take(self, rows: Tensor) -> "_Problem":
         """The users at these rows."""
-        prior = self.prior if len(self.prior) == 1 else self.prior[rows]
-        return replace(self, m=self.m[rows], y=self.y[rows], c=self.c[rows], prior=prior)
+        prior, strength = (x if len(x) == 1 else x[rows] for x in (self.prior, self.strength))
+        return replace(self, m=self.m[rows], y=self.y[rows], c=self.c[rows], prior=prior, strength=strength)
 
     def to(self, dtype: torch.dtype) -> "_Problem":
         """The same in another precision."""
         precision = None if self.precision is None else self.precision.to(dtype)
-        m, y, c, prior = (x.to(dtype) for x in (self.m, self.y, self.c, self.prior))
-        return replace(self, m=m, y=y, c=c, prior=prior, precision=precision)
+        m, y, c, prior, strength = (x.to(dtype) for x in (self.m, self.y, self.c, self.prior, self.strength))
+        return replace(self, m=m, y=y, c=c, prior=prior, strength=strength, precision=precision)
 
     def objective(self, z: Tensor, w: Tensor, loss: Loss) -> Tensor:
         """J (U,) at weights w (U, K) whose margins are z (U, n)."""
-        divergence = (self.prior * (self.prior.log() - w.log())).sum(1)
-        value = (self.c * loss(z, self.y)).sum(1) + self.strength * divergence
+        divergence = (self.strength * self.prior * (self.prior.log() - w.log())).sum(1)
+        value = (self.c * loss(z, self.y)).sum(1) + divergence
         return value if self.precision is None else value + 0.5 * ((w - self.prior) * self.pull(w)).sum(1)
 
     def pull(self, w: Tensor) -> Tensor:
@@ -208,7 +214,7 @@ def _blocks(
     user: Tensor,
     n_users: int,
     prior: Tensor,
-    strength: float,
+    strength: Tensor,
     weight: Tensor | None,
     precision: Tensor | None,
 ) -> Iterator[tuple[Tensor, _Problem]]:
@@ -243,7 +249,7 @@ def _blocks(
                 label.index_select(0, flat).view(shape),
                 c,
                 prior if len(prior) == 1 else prior[users],
-                strength,
+                strength if len(strength) == 1 else strength[users],
                 precision,
             ),
         )
@@ -288,7 +294,7 @@ def _certified(problem: _Problem, loss: Loss, start: Tensor) -> tuple[Tensor, Te
     """float32 finds the weights, float64 certifies them, and goes on where they are not good enough."""
     w = start
     largest = float(problem.m.abs().max())
-    if problem.m.numel() > _FEW and largest < _LARGE and problem.strength < 1e4:
+    if problem.m.numel() > _FEW and largest < _LARGE and float(problem.strength.max()) < 1e4:
         w, _ = _newton(problem.to(torch.float32), loss, start.float(), 0.2 * TOLERANCE, 12)
         w = w.double().clamp(min=1e-12)
         w = w / w.sum(1, keepdim=True)
@@ -409,12 +415,12 @@ def _dual(p: _Problem, smooth: Loss, z: Tensor, w: Tensor) -> Tensor:
     right, left = -smooth.slope(z) * p.y * p.c, -smooth.slope(-z) * (1 - p.y) * p.c
     pull = p.pull(w)
     v = torch.bmm((right - left)[:, None, :], p.m).squeeze(1) - pull
-    t = p.strength * p.prior
-    low, high = (v + t).max(1).values, v.max(1).values + p.strength
+    t, strength = p.strength * p.prior, p.strength.squeeze(1)
+    low, high = (v + t).max(1).values, v.max(1).values + strength
     for _ in range(200):  # bisection on lambda: the sum falls with it
         mid = (low + high) / 2
         over = (t / (mid[:, None] - v).clamp(min=1e-300)).sum(1) > 1
         low, high = torch.where(over, mid, low), torch.where(over, high, mid)
     # any lambda gives a lower bound: min over w > 0 of the Lagrangian
-    bound = (t * ((high[:, None] - v) / p.strength).log()).sum(1) + p.strength - high
+    bound = (t * ((high[:, None] - v) / p.strength).log()).sum(1) + strength - high
     return (right + left).sum(1) + bound - 0.5 * (pull * (w + p.prior)).sum(1)

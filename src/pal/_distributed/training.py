@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from pal._distributed.people import keys_of, read_own
 from pal._distributed.reading import Reader, Reading
 from pal._distributed.shards import Shards
 from pal.embeddings import EmbeddedComparisons
 from pal.model import RewardModel
-from pal.questions import Answers
 from pal.selection import FitResult, explore
 from pal.training import TrainConfig, TrainResult, tabulated, train
 from pal.users import rows_of
@@ -76,25 +74,11 @@ class _Shard:
         self.shards = Shards(
             users, own.answers, own.held_out, own.user_ids, keys, given.config.seed, progress_file(given)
         )
-        if given.config.balance_users:
-            self.tables = replace(
-                self.tables,
-                answers=self._balanced(self.tables.answers),
-                val_answers=self._balanced(self.tables.val_answers),
-            )
         # of whom each validation answer is, in the order in which losses are gathered
         table = self.validation.comparisons
         found = rows_of(table.user_ids, own.user_ids)[table.user]
         stranger = len(own.user_ids) + (table.user.astype(np.int64) + 1) * workers + rank
         self.val_user = np.concatenate(self.shards.gathered(np.where(found < 0, stranger, found)))
-
-    def _balanced(self, answers: Answers) -> Answers:
-        """Each user counts once among all users, not among those here."""
-        if answers.weight is None:
-            return answers
-        people = len(torch.unique(answers.user))
-        each = self.shards.count(len(answers)) / max(1, self.shards.count(people))
-        return replace(answers, weight=answers.weight * (each * people / max(1, len(answers))))
 
     def stage(self, k: int, start: RewardModel | None, path: Path) -> TrainResult:
         """`pal.training.train` with users sharded; the result is of all users, the same in every worker."""

@@ -5,8 +5,6 @@ from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import Any
 
-import numpy as np
-
 from pal._checks import flag, number, one_of, whole
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
@@ -177,6 +175,9 @@ def continued(config: TrainConfig | None, start: RewardModel | None) -> TrainCon
         if asked not in (getattr(default, name), there):
             raise InputError(f"the model to start from has {name}={there!r}, but {name}={asked!r} is asked for")
         kept[name] = there
+    # what it learned beside the weights goes on being learned
+    kept["side_bias"] = config.side_bias or start.config.side_bias != 0
+    kept["reliability"] = config.reliability or bool((start.users.reliability != 1).any())
     return replace(config, **kept)
 
 
@@ -187,7 +188,8 @@ def model_config(data: EmbeddedComparisons, config: TrainConfig, n_prototypes: i
         InputError: model B without prompts, and the like.
     """
     has_prompts = data.prompts is not None and data.comparisons.prompt is not None
-    vary = has_prompts and data.comparisons.prompt is not None and len(np.unique(data.comparisons.prompt[:100_000])) > 1
+    asked = data.comparisons.prompt
+    vary = has_prompts and asked is not None and len(asked) > 0 and bool(asked.min() != asked.max())
     kind = config.model or ("b" if vary and config.prompt is None else "a")
     if kind == "b" and data.prompt_mode == "joint":
         raise InputError("model 'b' takes prompts apart, but here each is one text with its response: use model 'a'")

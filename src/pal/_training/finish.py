@@ -39,7 +39,7 @@ class Finished:
 
     Attributes:
         model: the model.
-        validation_loss: (n,) log-loss on each validation answer.
+        validation_loss: (n,) log-loss on each validation answer, times its weight over the mean weight.
         shared_loss: (n,) the same with everybody's mean weights.
         metrics: plain numbers.
         size: of the margins that the model was calibrated with: their root mean square; 0 where not linear in w.
@@ -59,6 +59,7 @@ def finish(
     prototypes: Prototypes,
     trained: UserWeights,
     bias: float,
+    before: UserWeights | None = None,
     shards: Alone | None = None,
 ) -> Finished:
     """Makes the model of training answers; validation answers choose, and calibrate.
@@ -69,9 +70,10 @@ def finish(
         prototypes: the trained shared part, on the CPU.
         trained: users as the loop left them.
         bias: of the left side, in margins.
+        before: users as a model of as many prototypes knew them, from answers that are not among these.
         shards: where the users here are some of all; the metrics are of all, the rest of those here.
     """
-    return _Finish(tables, shape, prototypes, trained, bias, shards or Alone()).run()
+    return _Finish(tables, shape, prototypes, trained, bias, before, shards or Alone()).run()
 
 
 @torch.no_grad()
@@ -81,6 +83,7 @@ def refitted(
     prototypes: Prototypes,
     trained: UserWeights,
     bias: float,
+    before: UserWeights | None = None,
     shards: Alone | None = None,
 ) -> RewardModel:
     """The model of training and validation answers together, with what was chosen.
@@ -91,9 +94,10 @@ def refitted(
         prototypes: the shared part, as it is after the validation answers were gone over, too.
         trained: users likewise.
         bias: likewise.
+        before: as for `finish`.
         shards: as for `finish`.
     """
-    return _Finish(tables, done.model.config, prototypes, trained, bias, shards or Alone()).refit(done)
+    return _Finish(tables, done.model.config, prototypes, trained, bias, before, shards or Alone()).refit(done)
 
 
 class _Finish:
@@ -104,9 +108,10 @@ class _Finish:
         prototypes: Prototypes,
         trained: UserWeights,
         bias: float,
+        before: UserWeights | None,
         shards: Alone,
     ) -> None:
-        self.tables, self.prototypes, self.trained, self.bias = tables, prototypes, trained, bias
+        self.tables, self.prototypes, self.trained, self.bias, self.before = tables, prototypes, trained, bias, before
         self.shards, self.mean = shards, shards.mean(trained.weights)
         none = UserWeights.none(shape.n_prototypes, tables.user_ids)
         self.model = RewardModel(replace(shape, side_bias=shape.slope * bias), prototypes, none, self.mean)
@@ -134,8 +139,8 @@ class _Finish:
         judged = self._judge(people, val)
         self._calibrate(judged, val)
         slope = self.model.config.slope
-        losses = _losses(*judged, val, slope)
-        shared = _losses(*self._judge(people, replace(val, user=torch.full_like(val.user, n))), val, slope)
+        losses = self._weighted(_losses(*judged, val, slope), val)
+        shared = self._judge(people, replace(val, user=torch.full_like(val.user, n)))
         decided = val.label != 0.5
         right = ((judged[0] > 0) == (val.label > 0.5))[decided]
         metrics = {
@@ -148,7 +153,8 @@ class _Finish:
         }
         if self.solves:
             self._change(strength=few_strength)
-        return Finished(self.model.with_users(people), losses, shared, metrics, self._size(people.weights))
+        shared_loss = self._weighted(_losses(*shared, val, slope), val)
+        return Finished(self.model.with_users(people), losses, shared_loss, metrics, self._size(people.weights))
 
     def refit(self, done: Finished) -> RewardModel:
         self._temper(done)
@@ -197,15 +203,31 @@ class _Finish:
     def _people(self, terms: Terms, answers: Answers, held: str, strength: float) -> UserWeights:
         """Seen users with weights from their answers."""
         users = self.trained
-        if not self.solves:
-            return replace(users, n_comparisons=torch.bincount(answers.user, minlength=len(users)))
-        (prior,) = self._priors(terms, answers, users, held, [strength])
-        return self._solved(terms, answers, users, prior)
+        if self.solves:
+            (prior,) = self._priors(terms, answers, users, held, [strength], self.before)
+            users = self._solved(terms, answers, users, prior)
+        else:
+            users = replace(users, n_comparisons=torch.bincount(answers.user, minlength=len(users)))
+        if self.before is None:
+            return users
+        counts = torch.cat([self.before.n_comparisons, torch.zeros(1, dtype=torch.long)])  # the last: of the unknown
+        return replace(
+            users, n_comparisons=users.n_comparisons + counts[torch.from_numpy(self.before.rows(users.ids).copy())]
+        )
 
     def _priors(
-        self, terms: Terms, answers: Answers, users: UserWeights, held: str, strengths: Sequence[float]
+        self,
+        terms: Terms,
+        answers: Answers,
+        users: UserWeights,
+        held: str,
+        strengths: Sequence[float],
+        before: UserWeights | None = None,
     ) -> list[Prior]:
-        """What users' weights are held to, with each strength (of a normal prior: a factor on its covariance)."""
+        """What users' weights are held to, with each strength (of a normal prior: a factor on its covariance).
+
+        Users of whom something was known before are held to that, as strongly as it was known.
+        """
         model, n = self.model, len(users)
         variance = torch.zeros_like(users.weights)
         if model.config.partition:
@@ -216,8 +238,10 @@ class _Finish:
         else:
             centre = self.mean.expand(n, -1)
         if held == "normal":
-            return [Prior(centre, variance, _BARRIER, self.precision / spread) for spread in strengths]
-        return [Prior(centre, variance, strength) for strength in strengths]
+            priors = [Prior(centre, variance, _BARRIER, self.precision / spread) for spread in strengths]
+        else:
+            priors = [Prior(centre, variance, strength) for strength in strengths]
+        return priors if before is None or model.config.partition else [_known(each, users, before) for each in priors]
 
     def _solved(self, terms: Terms, answers: Answers, users: UserWeights, prior: Prior) -> UserWeights:
         model, n, reliability = self.model, len(users), users.reliability
@@ -231,7 +255,8 @@ class _Finish:
 
         def tries(held: str) -> Iterator[_Held]:
             strengths = STRENGTHS[held]
-            for strength, prior in zip(strengths, self._priors(self.terms, some, users, held, strengths), strict=True):
+            priors = self._priors(self.terms, some, users, held, strengths, self.before)
+            for strength, prior in zip(strengths, priors, strict=True):
                 judged = self._judge(self._solved(self.terms, some, users, prior), val)
                 yield _Held(held, strength, self._log_loss(judged, val, self._slope(judged, val)))
 
@@ -301,8 +326,12 @@ class _Finish:
         return math.sqrt(self._mean_of(square[self.tables.answers.question]))
 
     def _log_loss(self, judged: tuple[Tensor, Tensor], val: Answers, slope: float) -> float:
-        losses = _losses(*judged, val, slope)
-        return self._mean_of(losses if val.weight is None else losses * val.weight)
+        return self._mean_of(self._weighted(_losses(*judged, val, slope), val))
+
+    def _weighted(self, losses: Tensor, val: Answers) -> Tensor:
+        """Losses of answers, each times its weight over the mean weight."""
+        mean = 1.0 if val.weight is None else self._mean_of(val.weight)
+        return losses if val.weight is None or not mean else losses * (val.weight / mean)
 
 
 @dataclass(frozen=True)
@@ -335,6 +364,20 @@ class _Sample:
         """Their answers; users are counted in `rows`."""
         part = answers.take(self.taken(answers))
         return replace(part, user=self._place(part))
+
+
+def _known(prior: Prior, users: UserWeights, before: UserWeights) -> Prior:
+    """The prior of users, those of whom something was known before held to that."""
+    rows = torch.from_numpy(before.rows(users.ids).copy())
+    known = (rows >= 0).nonzero().squeeze(1)
+    rows, n = rows[known], len(users)
+    sure = before.concentration[rows]
+    # of weights whose certainty was not kept all that is known is how many answers there were
+    sure = torch.where(sure.isfinite(), sure, before.n_comparisons[rows].float() + 1)
+    centre, variance = prior.centre.expand(n, -1).clone(), prior.variance.clone()
+    strength = torch.as_tensor(prior.strength).expand(n).float().clone()
+    centre[known], variance[known], strength[known] = before.weights[rows], 0.0, sure.clamp(min=1e-3)
+    return replace(prior, centre=centre, variance=variance, strength=strength)
 
 
 def _precision(weights: Tensor, mean: Tensor, shards: Alone) -> Tensor:

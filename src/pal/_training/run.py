@@ -110,9 +110,14 @@ class Run:
             if isinstance(module, MLPMap):
                 module.generator = self.noise
         n = len(tables.user_ids)
-        self.table = torch.cat([logits, torch.zeros(n, 1)], dim=1).to(device)
+        bias, reliability = 0.0, torch.ones(n)
+        if start is not None and start.n_prototypes == shape.n_prototypes:  # going on, with what it had learned
+            users, rows = start.weights_of(tables.user_ids)
+            reliability = users.reliability[rows]
+            bias = start.config.side_bias / start.config.slope if tables.sided else 0.0
+        self.table = torch.cat([logits, reliability.log()[:, None]], dim=1).to(device)
         del logits  # of all users: not held beside the table
-        self.bias = torch.zeros((), device=device, requires_grad=True)
+        self.bias = torch.tensor(bias, device=device, requires_grad=True)
         self._new_optimisers()
         self.prior = self.mean_weights()
         self.best = {name: tensor.clone() for name, tensor in self._tensors().items()}
@@ -169,19 +174,20 @@ class Run:
         if state.step == 0 and self.n_validation:
             state.best_loss = self._validation_loss()  # no worse than where it starts from
         saved = time.perf_counter()
-        running = torch.zeros((), device=self.device)
+        running, taken = torch.zeros((), device=self.device), 0  # since the last evaluation
         with self._threads(), self.shards.progress(f"K = {self.shape.n_prototypes}", self.config.progress) as report:
             while not state.done:
                 if state.position >= n:
                     order_state, state.position = self.generator.get_state(), 0
                     order = self._order(n)
                 running += self._step(self.drawn, order[state.position : state.position + self.batch])
+                taken += 1
                 state.position += self.batch
                 state.step += 1
                 if state.step % self.eval_every == 0 or state.step >= self.max_steps:
                     state.seconds = time.perf_counter() - began
-                    self._evaluate(float(running) / self.eval_every)
-                    running.zero_()
+                    self._evaluate(float(running) / taken)
+                    running, taken = running.zero_(), 0
                     report(state.step, state.best_loss)
                     due = state.done or time.perf_counter() - saved > SAVE_EVERY
                     if path is not None and self.shards.agree(due):
@@ -227,7 +233,13 @@ class Run:
         n, place = self.shards.validation(len(answers))
         here = torch.full((n,), -1)
         here[place[known.cpu()]] = torch.arange(len(known))
-        tables = replace(tables, questions=tables.val_questions, answers=answers.take(known))
+        answers = answers.take(known)
+        if not self.learns_users and answers.weight is not None and self.every.answers.weight is not None:
+            # beside questions whose weights have a mean of one
+            given = self.every.answers.weight.double().sum()
+            mean = float(self.shards.total(given)) / self.shards.count(len(self.every.answers))
+            answers = replace(answers, weight=answers.weight / mean)
+        tables = replace(tables, questions=tables.val_questions, answers=answers)
         return self._drawn(tables, n, here)
 
     def _mixed(self, sides: list[tuple[Drawn, int]]) -> Iterator[tuple[Drawn, Tensor]]:

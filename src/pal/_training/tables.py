@@ -1,5 +1,6 @@
 """Training and validation answers as tensors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,7 @@ from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
 from pal.model import ModelConfig, check_data
 from pal.questions import Answers, Questions, tabulate
-from pal.users import rows_of
+from pal.users import matched
 
 __all__ = ["Tables", "pick_device"]
 
@@ -44,6 +45,14 @@ class Tables:
         label = torch.bincount(answers.question, each * answers.label, minlength=n)[asked] / weight[asked]
         weight = weight[asked] / weight[asked].mean()
         return replace(self, answers=Answers(torch.zeros_like(asked), asked, label, weight))
+
+    def balanced(self, count: Callable[[int], int]) -> "Tables":
+        """The same with answers weighted so that each user counts once; the weights have a mean of one.
+
+        Args:
+            count: how many there are in all processes, of so many here.
+        """
+        return replace(self, answers=_balanced(self.answers, count), val_answers=_balanced(self.val_answers, count))
 
     def to(self, device: torch.device) -> "Tables":
         """The same on a device."""
@@ -84,21 +93,17 @@ class Tables:
             return questions.to(device), answers.to(device)
 
         questions, answers = side(data, user)
-        found = rows_of(validation.comparisons.user_ids, ids)
+        found = matched(validation.comparisons.user_ids, ids, "the training data")
         found = np.where(found < 0, len(ids), found)
         val_questions, val_answers = side(validation, found[validation.comparisons.user])
-        if config.balance_users:
-            answers, val_answers = _balanced(answers), _balanced(val_answers)
         return cls(ids, questions, answers, val_questions, val_answers, data.comparisons.sided)
 
 
-def _balanced(answers: Answers) -> Answers:
-    """The answers weighted so that each user counts once; the weights have a mean of one."""
-    if not len(answers):
-        return answers
+def _balanced(answers: Answers, count: Callable[[int], int]) -> Answers:
     counts = torch.bincount(answers.user)
-    each = (len(answers) / counts.count_nonzero() / counts.float())[answers.user]
-    return replace(answers, weight=each if answers.weight is None else each * answers.weight)
+    each = count(len(answers)) / max(1, count(int(counts.count_nonzero())))
+    weight = each / counts.float()[answers.user]
+    return replace(answers, weight=weight if answers.weight is None else weight * answers.weight)
 
 
 def pick_device(name: str) -> torch.device:

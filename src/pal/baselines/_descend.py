@@ -13,7 +13,7 @@ from pal.baselines._personal import answers_of, users_of
 from pal.embeddings import EmbeddedComparisons
 from pal.questions import compact
 from pal.training import TrainConfig
-from pal.users import rows_of
+from pal.users import matched
 
 __all__ = ["SOLVED", "Batch", "Problem", "descend", "pick"]
 
@@ -68,7 +68,7 @@ class Problem:
         self.n_users = len(self.ids)
         self.counts = torch.bincount(user, minlength=self.n_users).float()
         self.train = self._side(features.asked(train), train, user)
-        found = torch.from_numpy(rows_of(validation.comparisons.user_ids, self.ids).copy())
+        found = torch.from_numpy(matched(validation.comparisons.user_ids, self.ids, "the training data").copy())
         found = torch.where(found < 0, self.n_users, found)
         val_user = found[torch.from_numpy(validation.comparisons.user.astype("int64"))]
         self.validation = self._side(features.asked(validation), validation, val_user)

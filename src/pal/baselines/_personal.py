@@ -16,7 +16,7 @@ from pal._while_better import while_better
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError, UnknownUserError
 from pal.model import RewardModel
-from pal.users import rows_of
+from pal.users import matched, rows_of
 
 __all__ = ["PersonalModel", "answers_of", "best_on", "is_array", "log_loss", "users_of"]
 
@@ -88,7 +88,7 @@ class PersonalModel(ABC):
 
     def rows(self, data: EmbeddedComparisons) -> Tensor:
         """The user of each row (n,) among those it knows; their number for unseen users."""
-        found = torch.from_numpy(rows_of(data.comparisons.user_ids, self.user_ids).copy())
+        found = torch.from_numpy(matched(data.comparisons.user_ids, self.user_ids, "the model").copy())
         found = torch.where(found < 0, len(self.user_ids), found)
         return found[torch.from_numpy(data.comparisons.user.astype(np.int64))]
 

@@ -1,0 +1,66 @@
+"""Going on from a model (`start=`): what it had learned of people, sides and noise counts with the new answers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import pal
+from pal import TrainConfig
+
+QUICK = {"map": "linear", "max_steps": 300}
+
+
+@pytest.fixture(scope="module")
+def population():
+    """60 people, some of whose answers lean to the left whatever is asked."""
+    data = pal.simulation.population("a", n_users=60, n_prototypes=3, dim=8, per_user=60, noise=0.3).data
+    left = np.random.default_rng(0).random(len(data)) < 0.35
+    label = np.where(left, 1, data.comparisons.label).astype(np.float32)
+    return data, replace(data, comparisons=replace(data.comparisons, label=label))
+
+
+def loss(model, data):
+    return pal.evaluate(model, data, bootstrap=0).log_loss
+
+
+def cut(data, answers):
+    """The first so many rows of each person, and the others."""
+    rows = np.argsort(data.comparisons.user, kind="stable")
+    counts = data.comparisons.user_counts()
+    place = np.empty(len(data), dtype=np.int64)
+    place[rows] = np.concatenate([np.arange(n) for n in counts])
+    return data.take(np.flatnonzero(place < answers)), data.take(np.flatnonzero(place >= answers))
+
+
+@pytest.mark.parametrize("options", [{}, {"ideal_point": "mixture_of_maps"}], ids=["latent", "mixture"])
+def test_three_new_answers_do_not_make_old_ones_forgotten(population, options):
+    parts = population[0].split(unseen_users=0.0, test=0.2, validation=0.1)
+    first = pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=3, **options, **QUICK)).model
+    new, others = cut(parts.test, 3)
+    second = pal.fit(new, None, TrainConfig(**QUICK), start=first).model
+    assert loss(second, others) < loss(first, others) + 0.02
+    # an answer alone says far less of a person than they are known by
+    assert loss(second, others) < loss(second.with_users(pal.adapt(second, new)), others) - 0.02
+    assert first.users.n_comparisons.sum() + len(new) == second.users.n_comparisons.sum()
+
+
+def test_a_side_bias_goes_on_being_learned(population):
+    data = population[1]
+    early = data.take(data.comparisons.user < 40).split(unseen_users=0.0, test=0.2, validation=0.1)
+    first = pal.fit(early.train, early.validation, TrainConfig(n_prototypes=2, side_bias=True, **QUICK)).model
+    assert first.config.side_bias > 0.3
+    second = pal.fit(data.take(data.comparisons.user >= 40), None, TrainConfig(**QUICK), start=first).model
+    assert second.config.side_bias > 0.3
+    assert loss(second, early.test) < loss(first, early.test) + 0.01
+
+
+def test_reliabilities_go_on_from_where_they_were():
+    data = pal.simulation.population("a", n_users=12, n_prototypes=2, dim=4, per_user=30, noise=0.3).data
+    first = pal.fit(data, None, TrainConfig(n_prototypes=2, reliability=True, **QUICK)).model
+    known = first.with_users(replace(first.users, reliability=torch.full((12,), 3.0)))
+    short = TrainConfig(map="linear", max_steps=1, last_passes=0)
+    second = pal.fit(data.take(np.arange(0, len(data), 7)), None, short, start=known).model
+    rows = torch.from_numpy(second.users.rows(known.user_ids).copy())
+    np.testing.assert_allclose(second.users.reliability[rows], 3.0, rtol=0.1)
