@@ -231,6 +231,18 @@ def test_much_strength_stays_at_the_prior_and_little_leaves_it():
     assert float(favourite[0, 2]) > 0.9
 
 
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_more_answers_make_weights_surer(loss):
+    m, _, _ = problem(5, n=400, scale=0.3)
+    y = (m[:, 0] > m[:, 1]).double()
+    spread = []
+    for n in (5, 50, 400):
+        u = torch.zeros(n, dtype=torch.long)
+        found = solve_weights(m[:n], y[:n], u, 1, loss=loss)
+        spread.append(float(variances(found.weights, m[:n], y[:n], u, torch.full((4,), 0.25), 1.0, loss).sum()))
+    assert spread[0] > 1.5 * spread[1] > 3 * spread[2]
+
+
 def test_each_user_may_be_held_with_a_strength_of_their_own():
     m, y, u = problem(3, n=60, users=3)
     strength = torch.tensor([0.5, 4.0, 50.0])

@@ -329,3 +329,14 @@ def test_features_of_answers_that_all_differ_in_one_direction(seed):
     directions = _directions(x, 64)
     assert directions.shape == (512, 1)
     assert torch.allclose((x @ directions).square().mean(), torch.tensor(1.0))
+
+
+def test_an_answer_counts_in_the_majority_as_much_as_it_weighs():
+    data = tiny(300, prompts=0, ties=0.0)
+    label, rng = data.comparisons.label, np.random.default_rng(0)
+    wrong = rng.random(300) < 0.6
+    weight = np.where(wrong, 1e-3, 1.0).astype(np.float32)
+    table = replace(data.comparisons, label=np.where(wrong, 1 - label, label), weight=weight)
+    light = pal.baselines.fit("majority", replace(data, comparisons=table), data)
+    without = pal.baselines.fit("majority", data.take(np.flatnonzero(~wrong)), data)
+    np.testing.assert_allclose(light.predict(data), without.predict(data), atol=0.02)

@@ -113,13 +113,15 @@ def variances(
 ) -> Tensor:
     """Variance of each weight (U, K) around solved weights (U, K), by Laplace's approximation on the simplex.
 
+    The hinge, whose corner has no curvature, counts as smooth_hinge.
     Without answers it is prior (1 - prior) / strength, close to that of a Dirichlet of that strength.
     """
     prior, hold = _checked(margins, label, user, len(weights), prior, strength, weight)
     result = torch.empty(len(weights), prior.shape[1])
+    kind = get_loss("smooth_hinge" if loss == "hinge" else loss)
     for users, problem in _blocks(margins, label, user, len(weights), prior, hold, weight, precision):
         problem, w = problem.to(torch.float64), weights[users].double().clamp(min=1e-9)
-        _, second = get_loss(loss).derivatives(_times(problem.m, w), problem.y)
+        _, second = kind.derivatives(_times(problem.m, w), problem.y)
         hessian = _scaled_hessian(problem, second * problem.c, w, problem.strength * problem.prior)
         K = w.shape[1]
         rhs = torch.cat([torch.eye(K, dtype=w.dtype).expand(len(w), -1, -1), w[:, :, None]], dim=2)

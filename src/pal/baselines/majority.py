@@ -56,16 +56,20 @@ def fit_majority(
     validation: EmbeddedComparisons,  # noqa: ARG001 - one interface
     config: TrainConfig,  # noqa: ARG001 - one interface
 ) -> MajorityModel:
-    """Counts the training answers."""
-    label = train.comparisons.label
-    keys = ordered_keys(train).with_columns(label=pl.Series(label, dtype=pl.Float64))
+    """Counts the training answers, each as much as it weighs."""
+    label = train.comparisons.label.astype(np.float64)
+    weight = np.ones(len(label)) if train.comparisons.weight is None else train.comparisons.weight.astype(np.float64)
+    keys = ordered_keys(train).with_columns(label=pl.Series(label), weight=pl.Series(weight))
     first = pl.when("swapped").then(1 - pl.col("label")).otherwise("label")
-    table = keys.group_by("prompt", "first", "second").agg(first_share=first.sum(), n=pl.len().cast(pl.Float64))
+    table = keys.group_by("prompt", "first", "second").agg(
+        first_share=(first * pl.col("weight")).sum(), n=pl.col("weight").sum()
+    )
     sides = [
-        keys.select("prompt", response="first", won=first),
-        keys.select("prompt", response="second", won=1 - first),
+        keys.select("prompt", "weight", response="first", won=first),
+        keys.select("prompt", "weight", response="second", won=1 - first),
     ]
-    wins = pl.concat(sides).group_by("prompt", "response").agg(share=pl.col("won").mean())
+    won = (pl.col("won") * pl.col("weight")).sum() / pl.col("weight").sum()
+    wins = pl.concat(sides).filter(pl.col("weight") > 0).group_by("prompt", "response").agg(share=won)
     present = np.flatnonzero(train.comparisons.user_counts())
-    overall = float(label.mean()) if train.comparisons.sided and len(label) else 0.5
+    overall = float(np.average(label, weights=weight)) if train.comparisons.sided and weight.any() else 0.5
     return MajorityModel(table, wins, overall, train.comparisons.user_ids.gather(present))
