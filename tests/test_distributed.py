@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -291,6 +292,18 @@ def test_fit_survives_a_killed_worker(cluster, tmp_path):
     two.model.save_pretrained(tmp_path / "model")
     model = pal.RewardModel.from_pretrained(tmp_path / "model")
     assert set(model.user_ids) == set(data.train.comparisons.user_ids)
+
+
+@pytest.mark.slow
+@ray_test
+def test_going_on_is_the_same_in_several_workers(cluster):
+    data = pal.simulation.population("a", 24, 2, 6, 40, noise=0.3).data.split(unseen_users=0.0, test=0.3)
+    config = pal.TrainConfig(map="linear", max_steps=60)
+    first = pal.fit(data.train, data.validation, replace(config, n_prototypes=2)).model
+    new = data.test.split(unseen_users=0.0, test=0.0, validation=0.2)
+    one = pal.fit(new.train, new.validation, config, start=first)
+    two = distributed.fit(new.train, new.validation, config, start=first, workers=2)
+    same_users(one.model, two.model, 1e-3)
 
 
 @ray_test

@@ -92,7 +92,7 @@ class Questions:
         )
 
     def take(self, rows: Tensor) -> "Questions":
-        """The questions at these rows (m,), with only the items and prompts that they use."""
+        """The questions at these rows (m,), ascending and distinct, with only the items and prompts that they use."""
         if len(rows) == len(self):
             return self
         half = len(rows)
