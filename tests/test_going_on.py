@@ -34,10 +34,9 @@ def cut(data, answers):
     return data.take(np.flatnonzero(place < answers)), data.take(np.flatnonzero(place >= answers))
 
 
-@pytest.mark.parametrize("options", [{}, {"ideal_point": "mixture_of_maps"}], ids=["latent", "mixture"])
-def test_three_new_answers_do_not_make_old_ones_forgotten(population, options):
+def test_three_new_answers_do_not_make_old_ones_forgotten(population):
     parts = population[0].split(unseen_users=0.0, test=0.2, validation=0.1)
-    first = pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=3, **options, **QUICK)).model
+    first = pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=3, **QUICK)).model
     new, others = cut(parts.test, 3)
     second = pal.fit(new, None, TrainConfig(**QUICK), start=first).model
     assert loss(second, others) < loss(first, others) + 0.02
