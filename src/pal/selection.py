@@ -65,7 +65,8 @@ def fit(
         train_data: comparisons of the users to learn.
         validation: other comparisons of theirs; None: a tenth of each user's is held out.
         config: what and how; None for the defaults.
-        start: a model to go on from, on new comparisons; its number of prototypes is kept.
+        start: a model to go on from, on new comparisons; its number of prototypes is kept, and what it knows of its
+            users is what their new answers are added to.
         checkpoint: folder in which the state is kept, and from which a killed call goes on when made again.
 
     Returns:
