@@ -148,7 +148,8 @@ def test_people_are_added_and_taken_out(run, town, tmp_path):
         "n_users": 20,
     }
     code, out, _ = run("adapt", "more", *late)
-    said = "6 people added (6 of them known before: their weights are new), 0 taken out; more knows 20.\n"
+    before = "6 of them known before: their weights are now of these answers alone"
+    said = f"6 people added ({before}), 0 taken out; more knows 20.\n"
     assert (code, out) == (0, said)
     code, out, _ = run("adapt", "more", "--remove", "u0020", "--remove", "u0001")
     assert (code, out) == (0, "0 people added, 2 taken out; more knows 18.\n")

@@ -55,6 +55,9 @@ def adapt(
 ) -> AdaptedUsers:
     """Weights of the users in ``few``, from their answers there; the shared part stays as it is.
 
+    Of a user whom the model knows this is not added to what it knew: give all their answers, or go on training with
+    `pal.fit(..., start=model)`.
+
     Args:
         model: the model to adapt.
         few: the users' comparisons, embedded as the model's training data were.

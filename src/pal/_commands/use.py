@@ -127,7 +127,7 @@ def adapt(
         counts = {"added": added, "replaced": replaced, "removed": len(remove or []), "n_users": len(model.users)}
         print_json({**counts, "gap": gaps})
     else:
-        known = f" ({replaced} of them known before: their weights are new)" if replaced else ""
+        known = f" ({replaced} of them known before: their weights are now of these answers alone)" if replaced else ""
         say(f"{added} people added{known}, {len(remove or [])} taken out; {target} knows {len(model.users)}.")
 
 
