@@ -302,6 +302,8 @@ def _certified(problem: _Problem, loss: Loss, start: Tensor) -> tuple[Tensor, Te
         w = w / w.sum(1, keepdim=True)
     exact = problem.to(torch.float64)
     w, gap = _newton(exact, loss, w.double(), 0.5 * TOLERANCE, 40)
+    if bool((gap <= TOLERANCE).all()):
+        return w, gap
     value = exact.objective(_times(exact.m, w), w, loss)
     hard = (~(gap <= TOLERANCE * value.clamp(min=1.0))).nonzero().squeeze(1)
     if len(hard):
