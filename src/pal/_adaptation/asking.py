@@ -28,7 +28,7 @@ _LEVELS = 16  # at which an answer to one of a batch of questions is imagined
 class Person:
     """A person who answers one question at a time.
 
-    Each answer updates the posterior over the population's atoms and the weights, in well under a millisecond.
+    Each answer updates the posterior over the population's atoms and the weights, in about a millisecond.
 
     Args:
         model: a model with margins linear in the weights.
