@@ -8,8 +8,10 @@ import torch
 
 import pal
 from pal import TrainConfig
+from pal.testing import tiny
 
 QUICK = {"map": "linear", "max_steps": 300}
+SMALL = {"latent_dim": 5, "hidden_dim": 7, "batch_size": 64, "max_steps": 60}
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +65,26 @@ def test_reliabilities_go_on_from_where_they_were():
     second = pal.fit(data.take(np.arange(0, len(data), 7)), None, short, start=known).model
     rows = torch.from_numpy(second.users.rows(known.user_ids).copy())
     np.testing.assert_allclose(second.users.reliability[rows], 3.0, rtol=0.1)
+
+
+def test_a_warm_start_keeps_users_and_learns_from_new_comparisons():
+    data = tiny(600, users=12)
+    old, new = data.take(data.comparisons.user < 8), data.take(data.comparisons.user >= 4)
+    config = TrainConfig(n_prototypes=2, **SMALL)
+    first = pal.fit(old, config=config).model
+    second = pal.fit(new, config=config, start=first).model
+    assert set(second.user_ids) == {f"u{i}" for i in range(12)}
+    assert pal.evaluate(second, new, bootstrap=0).log_loss < pal.evaluate(first, new, bootstrap=0).log_loss
+
+
+def test_users_who_are_not_in_the_new_comparisons_keep_their_weights():
+    data = tiny(600, users=12)
+    old, new = data.take(data.comparisons.user < 8), data.take(data.comparisons.user >= 8)
+    config = TrainConfig(n_prototypes=2, **SMALL)
+    first = pal.fit(old, config=config).model
+    before = [first.users.weights.clone(), *(p.clone() for p in first.state_dict().values())]
+    second = pal.fit(new, config=config, start=first).model
+    for user in first.user_ids:
+        assert torch.equal(second.users.weights[second.users.row(user)], first.users.weights[first.users.row(user)])
+    after = [first.users.weights, *first.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))  # the start is not changed

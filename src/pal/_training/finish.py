@@ -241,7 +241,10 @@ class _Finish:
             priors = [Prior(centre, variance, _BARRIER, self.precision / spread) for spread in strengths]
         else:
             priors = [Prior(centre, variance, strength) for strength in strengths]
-        return priors if before is None or model.config.partition else [_known(each, users, before) for each in priors]
+        if before is None or model.config.partition:
+            return priors
+        rows = torch.from_numpy(before.rows(users.ids).copy())
+        return [_known(prior, rows, before) for prior in priors]
 
     def _solved(self, terms: Terms, answers: Answers, users: UserWeights, prior: Prior) -> UserWeights:
         model, n, reliability = self.model, len(users), users.reliability
@@ -366,11 +369,10 @@ class _Sample:
         return replace(part, user=self._place(part))
 
 
-def _known(prior: Prior, users: UserWeights, before: UserWeights) -> Prior:
-    """The prior of users, those of whom something was known before held to that."""
-    rows = torch.from_numpy(before.rows(users.ids).copy())
-    known = (rows >= 0).nonzero().squeeze(1)
-    rows, n = rows[known], len(users)
+def _known(prior: Prior, rows: Tensor, before: UserWeights) -> Prior:
+    """The prior of users, those who were known before (``rows`` (n,) of them, -1 if not) held to what was known."""
+    known, n = (rows >= 0).nonzero().squeeze(1), len(rows)
+    rows = rows[known]
     sure = before.concentration[rows]
     # of weights whose certainty was not kept all that is known is how many answers there were
     sure = torch.where(sure.isfinite(), sure, before.n_comparisons[rows].float() + 1)
