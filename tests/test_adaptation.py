@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pal
-from pal._adaptation import solver
+from pal._adaptation import one, solver
 from pal._adaptation.fitting import fit_weights
 from pal._adaptation.prior import Prior
 from pal._adaptation.solver import variances
@@ -125,6 +125,44 @@ def test_extreme_margins_and_separable_answers(loss):
         own = torch.arange(40) % 4 == i
         value = objective(found.weights[i].double().clamp(min=1e-30), m[own], y[own], loss, prior, 1.0)
         assert float(found.gap[i]) <= TOLERANCE * max(1.0, value)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10_000),
+    loss=st.sampled_from(sorted(LOSSES)),
+    n=st.integers(1, 40),
+    K=st.sampled_from([2, 6, 64]),
+    scale=st.sampled_from([0.0, 1.0, 30.0, 1e3]),
+    strength=st.sampled_from([0.1, 1.0, 100.0]),
+)
+def test_one_person_alone_is_solved_as_among_many(seed, loss, n, K, scale, strength):
+    rng = np.random.default_rng(seed)
+    m, y, u = problem(seed, n=n, K=K, scale=scale)
+    prior, start = rng.dirichlet(np.full(K, 0.3), size=2)  # of which much is 0 or nearly
+    c = rng.uniform(0.0, 3.0, size=n)
+    w = one.solve_one(m.numpy(), y.numpy(), c, prior, strength, get_loss(loss), start)
+    assert (w >= 0).all()
+    assert w.sum() == pytest.approx(1, abs=1e-6)
+    held, weight = torch.from_numpy(prior).clamp(min=1e-9), torch.from_numpy(c)
+    many = solve_weights(m, y, u, 1, held, strength, loss, weight).weights
+    begun = solve_weights(m, y, u, 1, held, strength, loss, weight, torch.from_numpy(start)[None]).weights
+    best, *others = (
+        objective(x.clamp(min=1e-30), m, y, loss, held / held.sum(), strength, weight)
+        for x in (many[0].double(), torch.from_numpy(w), begun[0].double())
+    )
+    assert max(others) <= best + TOLERANCE * max(1.0, best)
+
+
+def test_one_person_is_left_to_the_solver_of_many_where_few_steps_do_not_reach(monkeypatch):
+    m, y, _ = problem(0, n=20)
+    given = (m.numpy(), y.numpy(), np.ones(20), np.full(4, 0.25), 1.0, get_loss("logistic"), np.full(4, 0.25))
+    alone = one.solve_one(*given)
+    monkeypatch.setattr(one, "_STEPS", 1)
+    asked = []
+    monkeypatch.setattr(one, "solve_weights", lambda *args: asked.append(1) or solve_weights(*args))
+    np.testing.assert_allclose(one.solve_one(*given), alone, atol=5e-3)
+    assert asked
 
 
 def test_no_answers_gives_the_prior_and_duplicates_share():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pal._adaptation.solver import solve_one
+from pal._adaptation.one import solve_one
 from pal._checks import number, whole
 from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
@@ -28,7 +28,7 @@ _LEVELS = 16  # at which an answer to one of a batch of questions is imagined
 class Person:
     """A person who answers one question at a time.
 
-    Each answer updates the posterior over the population's atoms and the weights, in about a millisecond.
+    Each answer updates the posterior over the population's atoms and the weights, in less than a millisecond.
 
     Args:
         model: a model with margins linear in the weights.
@@ -41,7 +41,7 @@ class Person:
         self.model, K = model, model.n_prototypes
         self.atoms, self.log_mass = model.prior.atoms, model.prior.mass.log()
         self.weights = model.population  # (K,)
-        self._margins, self._labels, self._counts = torch.zeros(0, K), torch.zeros(0), torch.zeros(0)
+        self._margins, self._labels, self._counts = np.zeros((0, K)), np.zeros(0), np.zeros(0)
         self._asked: set[Question] = set()
         if answered is not None:
             check_embedded(answered)
@@ -85,15 +85,17 @@ class Person:
         config = self.model.config
         z = config.slope * (margins @ self.atoms.T) + config.side_bias
         self.log_mass = torch.log_softmax(self.log_mass + c @ (z * y[:, None] - F.softplus(z)), dim=0)
-        self._margins = torch.cat([self._margins, margins + config.side_bias / config.slope])
-        self._labels, self._counts = torch.cat([self._labels, y]), torch.cat([self._counts, c])
+        self._margins = np.concatenate([self._margins, margins.double() + config.side_bias / config.slope])
+        self._labels, self._counts = np.concatenate([self._labels, y]), np.concatenate([self._counts, c])
         centre = self.log_mass.exp() @ self.atoms
         centre = centre / centre.sum()
         if self.model.n_prototypes == 1 or config.partition:
             self.weights = centre
             return
         answers = (self._margins, self._labels, self._counts)
-        self.weights = solve_one(*answers, centre, config.strength, get_loss(config.loss), self.weights)
+        prior, start = centre.double().numpy(), self.weights.double().numpy()
+        found = solve_one(*answers, prior, config.strength, get_loss(config.loss), start)
+        self.weights = torch.from_numpy(found).float()
 
     @property
     def posterior(self) -> Population:
@@ -182,11 +184,12 @@ def next_comparison(
 def _questions(data: EmbeddedComparisons) -> list[Question]:
     """What each row asks, by the ids of its items."""
     table = data.comparisons
-    left, right = (table.responses.ids.gather(rows).to_list() for rows in (table.left, table.right))
+    sides = table.responses.ids[np.concatenate([table.left, table.right])].to_list()
     prompts: list[str | None] = [None] * len(table)
     if table.prompts is not None and table.prompt is not None:
-        prompts = table.prompts.ids.gather(table.prompt).to_list()
-    return [(prompt, frozenset(pair)) for prompt, *pair in zip(prompts, left, right, strict=True)]
+        prompts = table.prompts.ids[table.prompt].to_list()
+    pairs = zip(prompts, sides[: len(table)], sides[len(table) :], strict=True)
+    return [(prompt, frozenset(pair)) for prompt, *pair in pairs]
 
 
 def _numbered(data: EmbeddedComparisons) -> npt.NDArray[np.int64]:

@@ -17,7 +17,7 @@ from pal._checks import number
 from pal.errors import InputError
 from pal.losses import Loss, get_loss, smoothed_hinge
 
-__all__ = ["Solution", "solve_one", "solve_weights", "variances"]
+__all__ = ["TOLERANCE", "Solution", "solve_weights", "variances"]
 
 TOLERANCE = 1e-4  # of the gap, relative to max(1, J)
 _CELLS = 1_000_000  # users x answers x K at a time: stays near the caches, and any number of users fits
@@ -61,7 +61,8 @@ def solve_weights(
         strength: positive, of KL(prior || w), in answers; or (U,), one a user.
         loss: "logistic", "exponential", "hinge" or "smooth_hinge".
         weight: (B,) of each answer, at least 0; None: all 1.
-        start: (U, K) inside the simplex, where the search begins, as after one more answer; None: the prior.
+        start: (U, K) inside the simplex, where the search begins, as after more answers, unless the prior is better
+            (lower J); None: the prior.
         precision: (K, K) positive semi-definite: 1/2 (w - prior)' precision (w - prior) is added to J.
 
     Returns:
@@ -75,29 +76,18 @@ def solve_weights(
     if precision is not None and precision.shape != (K, K):
         raise InputError(f"precision must be ({K}, {K}), found {tuple(precision.shape)}")
     weights, gap = torch.empty(n_users, K), torch.zeros(n_users, dtype=torch.float64)
-    inside = prior if start is None else start.double().clamp(min=1e-9)
     kind = get_loss(loss)
     for users, problem in _blocks(margins, label, user, n_users, prior, hold, weight, precision):
-        w = inside if len(inside) == 1 else inside[users]
-        w = (w / w.sum(1, keepdim=True)).expand(len(users), -1)
+        w = problem.prior.expand(len(users), -1)
         if problem.m.shape[1] == 0:
-            weights[users] = problem.prior.float().expand(len(users), -1)
+            weights[users] = w.float()
             continue
+        if start is not None:
+            w = _better(problem, kind, w, start[users].double().clamp(min=1e-9))
         solve = _hinge if kind.name == "hinge" else _certified
         solved, gap[users] = solve(problem, kind, w)
         weights[users] = solved.float()
     return Solution(weights, gap)
-
-
-def solve_one(
-    margins: Tensor, label: Tensor, weight: Tensor, prior: Tensor, strength: float, loss: Loss, start: Tensor
-) -> Tensor:
-    """Weights (K,) of one user with answers (n, K), (n,), (n,) and prior (K,), from a start (K,), without the books."""
-    pi, w = (x.double().clamp(min=1e-9)[None] for x in (prior, start))
-    hold = torch.tensor([[strength]])
-    problem = _Problem(margins[None], label[None], weight[None], pi / pi.sum(), hold).to(torch.float64)
-    w = w / w.sum()
-    return (_hinge if loss.name == "hinge" else _certified)(problem, loss, w)[0][0].float()
 
 
 def variances(
@@ -290,6 +280,13 @@ def _solve(hessian: Tensor, rhs: Tensor) -> Tensor:
     for j in range(K - 1, 0, -1):
         x[:j].addcmul_(a[:j, j, None], x[None, j], value=-1)
     return x.permute(2, 0, 1)
+
+
+def _better(problem: _Problem, loss: Loss, prior: Tensor, start: Tensor) -> Tensor:
+    """Of two points (U, K) a user the one with the lower J."""
+    exact, start = problem.to(torch.float64), start / start.sum(1, keepdim=True)
+    value, other = (exact.objective(_times(exact.m, w), w, loss) for w in (start, prior))
+    return torch.where((value < other)[:, None], start, prior)
 
 
 def _certified(problem: _Problem, loss: Loss, start: Tensor) -> tuple[Tensor, Tensor]:
