@@ -29,7 +29,6 @@ from pal._vectors.store import content_keys
 from pal.testing import tiny
 from pal.users import rows_of
 
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster for all, also where tests are spread over processes
 ray_test = pytest.mark.ray
 
 
@@ -96,7 +95,13 @@ def check_same(one, two):
         assert np.allclose(model.population, two.models[k].population, atol=1e-3)
 
 
-@pytest.mark.parametrize("options", [{}, {"balance_users": True, "side_bias": True}], ids=["plain", "balanced"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="plain", marks=pytest.mark.slow),
+        pytest.param({"balance_users": True, "side_bias": True}, id="balanced"),
+    ],
+)
 def test_several_processes_give_the_loss_curve_and_the_model_of_one(tmp_path, options):
     data = pal.embed(pal.simulation.demo(n_users=30), "hashing").split(unseen_users=0.0)
     config = pal.TrainConfig(n_prototypes=2, max_steps=60, **options)
@@ -239,6 +244,7 @@ def test_score_survives_a_killed_worker(cluster, town, tmp_path, command, monkey
     assert os.listdir(tmp_path) == ["scored"]
 
 
+@pytest.mark.slow
 @ray_test
 def test_adapt_survives_a_killed_worker(cluster, town, tmp_path, command, monkeypatch):
     monkeypatch.setattr(distributed, "ROWS", 80)
@@ -254,6 +260,7 @@ def test_adapt_survives_a_killed_worker(cluster, town, tmp_path, command, monkey
     same_users(model.with_users(adapted), pal.RewardModel.from_pretrained("model-2"), 1e-5)
 
 
+@pytest.mark.slow
 @ray_test
 def test_embed_survives_a_killed_worker_and_embeds_nothing_twice(cluster, tmp_path):
     cluster.cloudpickle.register_pickle_by_value(counting)  # workers do not see this folder
@@ -276,7 +283,7 @@ def test_embed_survives_a_killed_worker_and_embeds_nothing_twice(cluster, tmp_pa
 def fitting():
     data = pal.simulation.population("a", 40, 2, 16, 100, seed=1, noise=1.0).data
     unit = data.responses / np.linalg.norm(data.responses, axis=1, keepdims=True)
-    config = pal.TrainConfig(n_prototypes=2, max_steps=300, batch_size=256, patience=100, model="a")
+    config = pal.TrainConfig(n_prototypes=2, max_steps=80, last_passes=1, batch_size=256, patience=100, model="a")
     return pal.EmbeddedComparisons(data.comparisons, unit, None).split(unseen_users=0.0), config
 
 

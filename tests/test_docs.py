@@ -12,12 +12,15 @@ import typer.main
 
 import pal
 from pal import cli
+from pal._training.run import Run
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DOCUMENTS = sorted(p for p in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 RUN = ["README.md", "docs/tutorial.md", "docs/data.md", "docs/embeddings.md", "docs/model.md", "docs/cli.md"]
-PEOPLE = 60  # of the town at most, and 30 where a document does not say: it is the code that is tried
+# it is the code that is tried:
+PEOPLE = 60  # of the town at most, and 30 where a document does not say
+STEPS = 40  # of each run
 COMMANDS = typer.main.get_group(cli.app).commands
 
 
@@ -46,6 +49,13 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_block_of_code_runs(document: str, monkeypatch: pytest.MonkeyPatch) -> None:
     town = pal.simulation.demo
     monkeypatch.setattr(pal.simulation, "demo", lambda n_users=30, seed=0: town(min(n_users, PEOPLE), seed))
+    begin = Run.__init__
+
+    def briefly(self: Run, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        self.max_steps = min(self.max_steps, STEPS)
+
+    monkeypatch.setattr(Run, "__init__", briefly)
     namespace: dict[str, Any] = {"__name__": "document"}
     ran = 0
     for line, language, text in blocks(document):

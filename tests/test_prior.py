@@ -137,7 +137,7 @@ def test_people_of_a_few_kinds_are_found_from_few_answers(monkeypatch):
     """Held to everybody's mean, 20 answers leave weights half way; held to what they are likely to be, they do not."""
     population = pal.simulation.population("a", n_users=150, n_prototypes=2, dim=8, per_user=25, kind="partition")
     parts = population.data.split(unseen_users=0.0, test=0.1, validation=0.1)
-    config = pal.TrainConfig(n_prototypes=2, map="linear", latent_dim=8)
+    config = pal.TrainConfig(n_prototypes=2, map="linear", latent_dim=8, max_steps=300)
     chosen = pal.fit(parts.train, parts.validation, config)
     monkeypatch.setattr(finish, "STRENGTHS", {"mean": finish.STRENGTHS["mean"]})
     mean = pal.fit(parts.train, parts.validation, config)
