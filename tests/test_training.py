@@ -83,28 +83,6 @@ def test_partition_gives_each_person_one_prototype():
     assert set(np.unique(model.prior.atoms.numpy())) == {0.0, 1.0}
 
 
-@pytest.mark.parametrize(
-    "option", [{"side_bias": True}, {"reliability": True}, {"balance_users": True}, {"precision": "bfloat16"}]
-)
-def test_options_train_and_predict(option):
-    parts = parts_of(tiny(400))
-    model = pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=2, **option, **QUICK)).model
-    assert np.isfinite(pal.predict(model, parts.test)).all()
-
-
-def test_a_left_bias_is_learned():
-    data = tiny(4000, users=20, prompts=0, ties=0.0)
-    rng = np.random.default_rng(0)
-    label = np.where(rng.random(4000) < 0.4, 1.0, data.comparisons.label).astype(np.float32)
-    biased = replace(data, comparisons=replace(data.comparisons, label=label))
-    parts = parts_of(biased)
-    config = TrainConfig(n_prototypes=1, **{**QUICK, "max_steps": 400})
-    with_bias = pal.fit(parts.train, parts.validation, replace(config, side_bias=True)).model
-    without = pal.fit(parts.train, parts.validation, config).model
-    assert with_bias.config.side_bias > 0.3
-    assert pal.evaluate(with_bias, parts.test).log_loss < pal.evaluate(without, parts.test).log_loss - 0.02
-
-
 def test_a_step_touches_only_its_users():
     parts = parts_of(tiny(), unseen_users=0.0)
     config = TrainConfig(model="b", **QUICK)
