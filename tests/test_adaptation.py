@@ -15,6 +15,7 @@ from pal._adaptation.solver import variances
 from pal.adaptation import TOLERANCE, solve_weights
 from pal.losses import LOSSES, get_loss
 from pal.questions import Answers
+from pal.testing import tiny
 
 
 def problem(seed, n=20, K=4, scale=1.0, users=1):
@@ -433,3 +434,20 @@ def test_a_persons_reliability_multiplies_the_margins_that_tell_of_them(known):
     margins = 0.2 * terms.margins[question]
     wanted = solve_weights(margins, answers.label, answers.user, n, centre, 3.0)
     torch.testing.assert_close(found.weights, wanted.weights, rtol=0, atol=1e-4)
+
+
+def test_so_it_does_where_margins_are_not_linear():
+    parts = tiny(200, prompts=0).split(unseen_users=0.0)
+    curved = pal.TrainConfig(n_prototypes=2, ideal_point="map_of_mixture", latent_dim=4, hidden_dim=8, max_steps=60)
+    model = pal.fit(parts.train, parts.validation, curved).model
+    questions, question = model.questions(parts.test)
+    terms, table = model.terms(questions), parts.test.comparisons
+    answers = Answers(
+        torch.from_numpy(table.user.astype(np.int64)), question, torch.from_numpy(table.label.copy()), None
+    )
+    n = len(model.users)
+    prior = Prior(model.population.expand(n, -1), torch.zeros(n, 2), 1.0)
+    found = fit_weights(model, terms, answers, n, prior, torch.full((n,), 0.2))
+    smaller = replace(terms, difference=0.2 * terms.difference, offset=0.2 * terms.offset)
+    torch.testing.assert_close(found.weights, fit_weights(model, smaller, answers, n, prior).weights, rtol=0, atol=1e-3)
+    assert (found.weights - fit_weights(model, terms, answers, n, prior).weights).abs().max() > 0.05

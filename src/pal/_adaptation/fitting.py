@@ -38,7 +38,7 @@ def fit_weights(
     if model.config.partition:
         return Solution(prior.centre.float().expand(n_users, -1).clone(), exact)
     if terms.margins is None:
-        return descend(model, terms, answers, n_users, prior.strength, prior.centre)
+        return descend(model, terms, answers, n_users, prior.strength, prior.centre, reliability)
     margins = _margins(model, terms, answers, reliability)
     return solve_weights(
         margins,

@@ -16,7 +16,13 @@ _STEPS, _RATE = 150, 0.2
 
 
 def descend(
-    model: RewardModel, terms: Terms, answers: Answers, n_users: int, strength: float | Tensor, prior: Tensor
+    model: RewardModel,
+    terms: Terms,
+    answers: Answers,
+    n_users: int,
+    strength: float | Tensor,
+    prior: Tensor,
+    reliability: Tensor | None = None,
 ) -> Solution:
     """Adam on the logits of the weights, from the prior and from leaning to each prototype; the best of each user.
 
@@ -27,15 +33,17 @@ def descend(
         n_users: U.
         strength: of KL(prior || w); or (U,), of each user.
         prior: (U, K) or (1, K).
+        reliability: (U,) by which a person's margins are multiplied; None: 1.
     """
     loss, K, bias = get_loss(model.config.loss), model.n_prototypes, model.config.side_bias / model.config.slope
     c = torch.ones_like(answers.label) if answers.weight is None else answers.weight
     everyone = torch.arange(n_users)
+    times = (torch.ones(n_users) if reliability is None else reliability)[answers.user]
     log_prior = prior.float().clamp(min=1e-6).log().expand(n_users, K)
 
     def objective(logits: Tensor) -> Tensor:
         w = torch.log_softmax(logits, 1)
-        margin = model.prototypes.margin(terms, w.exp(), answers.question, answers.user) + bias
+        margin = times * model.prototypes.margin(terms, w.exp(), answers.question, answers.user) + bias
         cost = c * loss(margin, answers.label)
         total = torch.zeros(n_users).index_add_(0, answers.user, cost)
         return total - strength * (log_prior.exp() * (w - log_prior)).sum(1)
