@@ -201,6 +201,7 @@ def test_users_do_not_touch_one_another():
         ({"prior": torch.tensor([0.5, 0.6])}, "sum to 1"),
         ({"weight": torch.tensor([-1.0])}, "weight must be at least 0"),
         ({"precision": torch.eye(3)}, r"precision must be \(2, 2\), found \(3, 3\)"),
+        ({"start": torch.full((1, 3), 1 / 3)}, r"start must be \(1, 2\), found \(1, 3\)"),
     ],
 )
 def test_bad_arguments_are_refused(change, says):

@@ -85,8 +85,10 @@ class Person:
         config = self.model.config
         z = config.slope * (margins @ self.atoms.T) + config.side_bias
         self.log_mass = torch.log_softmax(self.log_mass + c @ (z * y[:, None] - F.softplus(z)), dim=0)
-        self._margins = np.concatenate([self._margins, margins.double() + config.side_bias / config.slope])
-        self._labels, self._counts = np.concatenate([self._labels, y]), np.concatenate([self._counts, c])
+        biased = (margins.double() + config.side_bias / config.slope).numpy()
+        self._margins = np.concatenate([self._margins, biased])
+        self._labels = np.concatenate([self._labels, y.double().numpy()])
+        self._counts = np.concatenate([self._counts, c.double().numpy()])
         centre = self.log_mass.exp() @ self.atoms
         centre = centre / centre.sum()
         if self.model.n_prototypes == 1 or config.partition:

@@ -56,11 +56,11 @@ def _newton(m: Array, y: Array, c: Array, prior: Array, strength: float, loss: L
         hessian = centred.T @ (centred * (c * second)[:, None])
         hessian.flat[:: len(w) + 1] += barrier
         try:
-            free, sum_to_zero = np.linalg.solve(hessian, np.stack([w * (grad - along), w], axis=1)).T
+            newton, level = np.linalg.solve(hessian, np.stack([w * (grad - along), w], axis=1)).T
         except np.linalg.LinAlgError:
             return None
-        scaled = (w @ free) / (w @ sum_to_zero) * sum_to_zero - free
-        scaled -= w @ scaled
+        scaled = (w @ newton) / (w @ level) * level - newton  # a step along which the weights still sum to 1
+        scaled -= w @ scaled  # rounding must not leave the simplex
         direction = w * scaled
         slope, change = grad @ direction, centred @ scaled
         step = min(1.0, 0.99 / max(0.99, -scaled.min()))

@@ -75,6 +75,8 @@ def solve_weights(
     K = prior.shape[1]
     if precision is not None and precision.shape != (K, K):
         raise InputError(f"precision must be ({K}, {K}), found {tuple(precision.shape)}")
+    if start is not None and start.shape != (n_users, K):
+        raise InputError(f"start must be ({n_users}, {K}), found {tuple(start.shape)}")
     weights, gap = torch.empty(n_users, K), torch.zeros(n_users, dtype=torch.float64)
     kind = get_loss(loss)
     for users, problem in _blocks(margins, label, user, n_users, prior, hold, weight, precision):
