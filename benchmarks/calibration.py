@@ -1,41 +1,24 @@
 """Is calibration error more than chance would show? PAL on the splits of compare.py, each beside a perfect model.
 
-Run `python benchmarks/calibration.py [NAME...] [--seeds N]`; writes benchmarks/results/calibration-NAME.json. For seen
-people, and for new ones after so many answers: ECE of each split, what 97.5% of perfectly calibrated models stay below
-on its answers, and the slope of the log-odds that all test answers together ask for (1 is right).
+Run `python benchmarks/calibration.py [NAME...] [--seeds N]`; writes benchmarks/results/calibration-NAME.json and, from
+all that are there, the table of docs/benchmarks.md. For seen people, and for new ones after so many answers: ECE of
+each split, what 97.5% of perfectly calibrated models stay below on its answers, and the slope of the log-odds that all
+test answers together ask for (1 is right).
 """
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+import json
 
 import numpy as np
 import torch
 
 import machine
-import pal
 from compare import RESERVE, TASKS
 from pal.baselines._pooled import Predicted, pooled_calibration
-from pal.evaluation import shot_predictions
+from pal.baselines.compare import _Plan
 from pal.losses import sigmoid_slope
 
 SHOTS = (0, 5, 20)
-
-
-def predictions(name: str, seed: int) -> Iterator[tuple[str, Predicted]]:
-    """Test answers of seen people and of new ones, as a model of one split predicts them."""
-    load, ours, config = TASKS[name]
-    parts = load().split(unseen_users=0.2, test=0.2, validation=0.1, seed=seed)
-    model = pal.fit(parts.train, parts.validation, replace(config, seed=seed, model=ours[-1])).model
-    yield "seen", predicted(parts.test, pal.predict(model, parts.test))
-    for _, shots, test, probability in shot_predictions(model, parts.unseen, SHOTS, 1, RESERVE):
-        yield f"new, {shots}", predicted(test, probability)
-
-
-def predicted(data: pal.EmbeddedComparisons, probability: Any) -> Predicted:
-    table = data.comparisons
-    return Predicted(probability, table.label, table.user, len(table.user_ids), table.sided)
 
 
 def slope(splits: list[Predicted]) -> float:
@@ -50,23 +33,31 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     for name in arguments.names:
-        found: dict[str, list[Predicted]] = {}
-        for seed in range(arguments.seeds):
-            for key, each in predictions(name, seed):
-                found.setdefault(key, []).append(each)
+        load, ours, config = TASKS[name]
+        plan = _Plan(load(), config, 0.2, SHOTS, 0.2, 0.1, RESERVE)
+        runs = [plan.run(ours, seed).predicted for seed in range(arguments.seeds)]
         result = {}
-        for key, splits in found.items():
-            both = [pooled_calibration([split]) for split in splits]
-            within = sum(ece <= bound for ece, bound in both)
-            result[key] = {
+        for key in runs[0]:
+            splits = [run[key] for run in runs if key in run]
+            ece, bound = zip(*(pooled_calibration([split]) for split in splits), strict=True)
+            result[key.replace("shots_", "new, ")] = {
                 "answers": [len(split.label) for split in splits],
-                "ece": [ece for ece, _ in both],
-                "bound": [bound for _, bound in both],
-                "within": within,
+                "ece": ece,
+                "bound": bound,
+                "within": sum(e <= b for e, b in zip(ece, bound, strict=True)),
                 "slope": slope(splits),
             }
-            print(name, key, f"{within} of {len(splits)} within, slope {result[key]['slope']:.2f}", flush=True)
         machine.write(f"calibration-{name}", result)
+    draw()
+
+
+def draw() -> None:
+    """docs/benchmarks.md's table, from the results that are there."""
+    from compare_table import calibration, replace_part
+
+    paths = {name: machine.RESULTS / f"calibration-{name}.json" for name in TASKS}
+    there = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    replace_part(machine.ROOT / "docs" / "benchmarks.md", "calibration", calibration(there))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of `benchmarks/compare.py` and `benchmarks/populations.py`, and the picture of the first."""
+"""The tables of compare.py, populations.py and calibration.py, and the picture of the first."""
 
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,21 @@ def populations(results: dict[str, Any]) -> str:
             spread(best["difference"]),
             *(" / ".join(f"{each:.3f}" for each in values) for values in new),
         ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def calibration(results: dict[str, Any]) -> str:
+    """Of the splits of each data set how many are within chance, their mean ECE, and the slope of all together."""
+    measured = ("seen", *(f"new, {key[6:]}" for key in SHOTS))
+    heads = ["data", "answers tested a split, seen and new", *measured]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for name, result in results.items():
+        found = result["result"]
+        cells = [name, ", ".join(f"{np.mean(found[key]['answers']):,.0f}" for key in measured[:2])]
+        for one in (found[key] for key in measured):
+            ece = one["ece"]
+            cells.append(f"{one['within']} of {len(ece)} ({np.mean(ece):.3f}; {one['slope']:.2f})")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import pal
+import small
 from pal import TrainConfig
 from pal.testing import tiny
 
 QUICK = {"map": "linear", "max_steps": 300}
-SMALL = {"latent_dim": 5, "hidden_dim": 7, "batch_size": 64, "max_steps": 60}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_reliabilities_go_on_from_where_they_were():
 def test_a_warm_start_keeps_users_and_learns_from_new_comparisons():
     data = tiny(600, users=12)
     old, new = data.take(data.comparisons.user < 8), data.take(data.comparisons.user >= 4)
-    config = TrainConfig(n_prototypes=2, **SMALL)
+    config = TrainConfig(n_prototypes=2, **small.QUICK)
     first = pal.fit(old, config=config).model
     second = pal.fit(new, config=config, start=first).model
     assert set(second.user_ids) == {f"u{i}" for i in range(12)}
@@ -80,7 +80,7 @@ def test_a_warm_start_keeps_users_and_learns_from_new_comparisons():
 def test_users_who_are_not_in_the_new_comparisons_keep_their_weights():
     data = tiny(600, users=12)
     old, new = data.take(data.comparisons.user < 8), data.take(data.comparisons.user >= 8)
-    config = TrainConfig(n_prototypes=2, **SMALL)
+    config = TrainConfig(n_prototypes=2, **small.QUICK)
     first = pal.fit(old, config=config).model
     before = [first.users.weights.clone(), *(p.clone() for p in first.state_dict().values())]
     second = pal.fit(new, config=config, start=first).model

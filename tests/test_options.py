@@ -16,18 +16,13 @@ from pal._training.tables import Tables
 from pal.testing import tiny
 from pal.training import model_config
 from pal.users import UserWeights, simplex
-
-QUICK = {"latent_dim": 5, "hidden_dim": 7, "batch_size": 64, "max_steps": 60}
+from small import QUICK, parts_of
 
 
 def users_of(run, tables, reliability=1.0):
     n = len(run.table)
     counts = torch.zeros(n, dtype=torch.long)
     return UserWeights(tables.user_ids, simplex(run.table[:, :-1]), counts, torch.full((n,), reliability))
-
-
-def parts_of(data, **options):
-    return data.split(**{"unseen_users": 0.2, "test": 0.2, "validation": 0.1, **options})
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,7 @@ from pal._training.tables import Tables
 from pal.losses import LOSSES
 from pal.testing import tiny
 from pal.training import model_config, train
-
-QUICK = {"latent_dim": 5, "hidden_dim": 7, "batch_size": 64, "max_steps": 60}
-
-
-def parts_of(data, **options):
-    return data.split(**{"unseen_users": 0.2, "test": 0.2, "validation": 0.1, **options})
+from small import QUICK, parts_of
 
 
 def same(one, two):

@@ -9,12 +9,7 @@ import pal
 from pal import TrainConfig
 from pal.testing import tiny
 from pal.training import train
-
-QUICK = {"latent_dim": 5, "hidden_dim": 7, "batch_size": 64, "max_steps": 60}
-
-
-def parts_of(data):
-    return data.split(unseen_users=0.2, test=0.2, validation=0.1)
+from small import QUICK, parts_of
 
 
 def test_soft_labels_and_weights_count():

@@ -26,7 +26,7 @@ def solve_one(m: Array, y: Array, c: Array, prior: Array, strength: float, loss:
         loss: of the margins.
         start: (K,) on the simplex, close to the solution, as the weights before one more answer.
     """
-    prior, start = (np.maximum(x, 1e-9) / np.maximum(x, 1e-9).sum() for x in (prior, start))
+    prior, start = (x / x.sum() for x in (np.maximum(prior, 1e-9), np.maximum(start, 1e-9)))
     if loss.name != "hinge":  # which has a corner
         w = _newton(m, y, c, prior, strength, loss, start)
         if w is not None:
