@@ -151,6 +151,33 @@ def test_rescaling_multiplies_margins(name):
     torch.testing.assert_close(margin(), 1.7 * before, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
 
 
+@pytest.mark.parametrize("name", [*sorted(every()), "a-without-skip"])
+@pytest.mark.parametrize("curvature", [None, 0.5, 0.0, -2.0])
+def test_settling_keeps_rewards(name, curvature):
+    """What training made of the curvature is a matter of the map and the points afterwards."""
+    proto = {**every(), "a-without-skip": without_skip()}[name]
+    left, right, prompts, weights = some()
+    prompts = prompts if name.startswith("b") else None
+    if name == "a-without-skip":
+        left, right = left[:, :d], right[:, :d]
+
+    def margin():
+        return (proto.reward(prompts, left, weights) - proto.reward(prompts, right, weights)).detach()
+
+    keys, as_given = list(proto.state_dict()), margin()
+    proto.loosen(fresh=False)
+    close = {"rtol": 1e-4, "atol": 1e-4 * float(as_given.abs().max())}
+    torch.testing.assert_close(margin(), as_given, **close)
+    if name == "a":
+        assert float(proto.points.detach().square().sum(1).mean()) == pytest.approx(1)
+        with torch.no_grad():
+            proto.curvature.fill_(proto.curvature.item() if curvature is None else curvature)
+    expected = margin()
+    proto.settle()
+    torch.testing.assert_close(margin(), expected, rtol=1e-4, atol=2e-4 * float(expected.abs().max()))
+    assert list(proto.state_dict()) == keys
+
+
 @pytest.mark.parametrize("name", sorted(every()))
 def test_features_are_finite_and_of_bounded_width(name):
     questions, _ = asked(name)

@@ -20,6 +20,9 @@ from pal.questions import Questions
 
 __all__ = ["FixedPrototypes", "LinearPrototypes", "PromptPrototypes", "Prototypes", "Terms", "differences"]
 
+_FIRST_CURVATURE = 0.6  # of rewards: training starts nearly linear
+_LEAST_CURVATURE = 0.03  # while training: ideal points stay within sight
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -150,6 +153,16 @@ class Prototypes(nn.Module, ABC):
     def rescale(self, factor: float) -> None:
         """Multiplies all margins by a positive factor (in place)."""
 
+    def loosen(self, fresh: bool) -> None:
+        """Takes the form in which training is easiest (in place); `settle` brings back the one that is documented.
+
+        Args:
+            fresh: whether nothing has been learned yet.
+        """
+
+    def settle(self) -> None:
+        """Undoes `loosen` (in place): the rewards are the same."""
+
 
 def _near_copies(parameter: Tensor, n: int, noise: float, generator: torch.Generator) -> nn.Parameter:
     copies = parameter.detach().mean(0, keepdim=True).repeat(n, *[1] * (parameter.ndim - 1))
@@ -165,6 +178,10 @@ class FixedPrototypes(Prototypes):
     - ``"latent"``: sum_k w_ik p_k with p_k in R^d;
     - ``"mixture_of_maps"``: sum_k w_ik f(p_k) with p_k where the embeddings live;
     - ``"map_of_mixture"``: f(sum_k w_ik p_k), the paper's equation 2; linear in w only where f is.
+
+    How far ideal points are from the items says how much rewards bend: of a point at infinity they are linear (the
+    vector model of Carroll, 1972). Points would have far to go, so "latent" ones are trained with a curvature, the
+    factor of |f(h)|^2, that is learned (`loosen`) and in the end taken into f and a (`settle`).
 
     Args:
         f: the map of items, D (or D + Dp) -> d.
@@ -186,6 +203,8 @@ class FixedPrototypes(Prototypes):
         dim = f.out_dim if ideal_point == "latent" else f.in_dim
         self.points = nn.Parameter(torch.randn(n_prototypes, dim, generator=generator) / math.sqrt(dim))
         self.linear = ideal_point != "map_of_mixture" or isinstance(f, LinearMap)
+        self.register_parameter("curvature", None)  # of 1, but while training
+        self.curvature: nn.Parameter | None
 
     @property
     def n_prototypes(self) -> int:
@@ -204,7 +223,10 @@ class FixedPrototypes(Prototypes):
         return self.points if self.ideal_point == "latent" else self._map_points(self.points)
 
     def _rewards(self, latent: Tensor) -> Tensor:
-        return 2 * latent @ self.latent_points().T - latent.square().sum(1, keepdim=True)
+        square = latent.square().sum(1, keepdim=True)
+        if self.curvature is not None:
+            square = square * (self.curvature.square() + _LEAST_CURVATURE**2)
+        return 2 * latent @ self.latent_points().T - square
 
     def rewards(self, prompts: Tensor | None, responses: Tensor) -> Tensor:
         """rho_k = 2 <f(h), q_k> - |f(h)|^2, shape (B, K): the reward up to a constant per user."""
@@ -247,6 +269,28 @@ class FixedPrototypes(Prototypes):
         root = math.sqrt(factor)  # margins are products of two latent vectors
         self.f.stretch(root)
         self.points.mul_(root)  # in the latent space, or where the stretched inputs live
+
+    @torch.no_grad()
+    def loosen(self, fresh: bool) -> None:
+        """Makes the curvature a parameter, and points of length one on average, as they start."""
+        if self.ideal_point != "latent":
+            return
+        length = 1.0 if fresh else float(self.points.square().sum(1).mean().sqrt()) or 1.0
+        self._stretch(length)
+        curvature = _FIRST_CURVATURE if fresh else math.sqrt(max(length**-2 - _LEAST_CURVATURE**2, 0.0))
+        self.curvature = nn.Parameter(self.points.new_tensor(curvature))
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Takes the curvature into the map and the points."""
+        if self.curvature is not None:
+            self._stretch(math.hypot(float(self.curvature), _LEAST_CURVATURE))
+            self.curvature = None
+
+    def _stretch(self, factor: float) -> None:
+        """Stretches the latent space and shrinks the points in it: products of the two stay."""
+        self.f.stretch(factor)
+        self.points.div_(factor)
 
 
 class PromptPrototypes(Prototypes):

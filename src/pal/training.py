@@ -111,7 +111,9 @@ def _state(run: Run) -> tuple[Prototypes, UserWeights, float]:
     table = run.table.cpu()
     never = torch.zeros(len(table), dtype=torch.long)
     users = UserWeights(run.every.user_ids, simplex(table[:, :-1]).contiguous(), never, table[:, -1].exp())
-    return copy.deepcopy(run.prototypes).to("cpu"), users, float(run.bias.detach())
+    prototypes = copy.deepcopy(run.prototypes).to("cpu")
+    prototypes.settle()
+    return prototypes, users, float(run.bias.detach())
 
 
 def tabulated(data: EmbeddedComparisons, validation: EmbeddedComparisons, config: TrainConfig) -> Tables:

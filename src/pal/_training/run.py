@@ -105,6 +105,7 @@ class Run:
         self.loss = get_loss(shape.loss)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.noise = self.shards.noise(self.generator)
+        self.prototypes.loosen(fresh=start is None)
         self.prototypes.to(device)
         for module in self.prototypes.modules():
             if isinstance(module, MLPMap):
