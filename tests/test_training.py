@@ -54,8 +54,8 @@ def test_ideal_points_far_away_are_found(kind, seed):
     right = (left + random.integers(1, 400, 3000)) % 400
     label = random.random(3000) < 1 / (1 + np.exp(-(items[left] - items[right]) @ taste))
     ids = np.array([f"x{i}" for i in range(400)])
-    users = [f"u{i % 60}" for i in range(3000)]
-    table = pal.Comparisons.from_columns(user_id=users, left_id=ids[left], right_id=ids[right], label=label.astype(float))
+    columns = {"left_id": ids[left], "right_id": ids[right], "label": label.astype(float)}
+    table = pal.Comparisons.from_columns(user_id=[f"u{i % 60}" for i in range(3000)], **columns)
     parts = pal.embed(table, embeddings=(list(ids), items.astype(np.float32))).split(validation=0.1, test=0.0, seed=0)
     model = pal.fit(parts.train, parts.validation, TrainConfig(model="a", map=kind, n_prototypes=1)).model
     fresh = random.standard_normal((2000, 16)).astype(np.float32)
