@@ -20,8 +20,9 @@ from pal.questions import Questions
 
 __all__ = ["FixedPrototypes", "LinearPrototypes", "PromptPrototypes", "Prototypes", "Terms", "differences"]
 
-_FIRST_CURVATURE = 0.6  # of rewards: training starts nearly linear
+_FIRST_CURVATURE = 0.6  # of rewards: less than a random map would bend them
 _LEAST_CURVATURE = 0.03  # while training: ideal points stay within sight
+_LONGEST = 30.0  # points that a stage of training shortens to 1: their curvature is still above the least
 
 
 @dataclass(frozen=True)
@@ -275,9 +276,9 @@ class FixedPrototypes(Prototypes):
         """Makes the curvature a parameter, and points of length one on average, as they start."""
         if self.ideal_point != "latent":
             return
-        length = 1.0 if fresh else float(self.points.square().sum(1).mean().sqrt()) or 1.0
+        length = 1.0 if fresh else min(float(self.points.square().sum(1).mean().sqrt()), _LONGEST) or 1.0
         self._stretch(length)
-        curvature = _FIRST_CURVATURE if fresh else math.sqrt(max(length**-2 - _LEAST_CURVATURE**2, 0.0))
+        curvature = _FIRST_CURVATURE if fresh else math.sqrt(length**-2 - _LEAST_CURVATURE**2)
         self.curvature = nn.Parameter(self.points.new_tensor(curvature))
 
     @torch.no_grad()

@@ -51,9 +51,10 @@ class TrainConfig:
         balance_users: each person counts once, whatever their number of answers.
         strength: of the prior on user weights in training, in answers; the final one is chosen on validation.
         uncertainty: the loss is its mean over what a person's weights may be, which few answers leave open.
+        curvature: learn how much rewards bend, in model A with "latent" ideal points.
         init: "grow" (from the pooled model and the directions in which users differ) or "random" (as the paper).
         lr: of the maps.
-        prototype_lr: of fixed prototypes and the scale.
+        prototype_lr: of fixed prototypes and their curvature, and of model B's scale.
         user_lr: of the user weights.
         weight_decay: of the maps, beside a mean loss; None: 4 over the number of training comparisons, a normal prior,
             in model A; 0 in model B.
@@ -89,6 +90,7 @@ class TrainConfig:
     balance_users: bool = False
     strength: float = 7.0
     uncertainty: bool = True
+    curvature: bool = True
     init: str = "grow"
     lr: float = 6e-3
     prototype_lr: float = 1e-2

@@ -105,7 +105,8 @@ class Run:
         self.loss = get_loss(shape.loss)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.noise = self.shards.noise(self.generator)
-        self.prototypes.loosen(fresh=start is None)
+        if config.curvature:
+            self.prototypes.loosen(fresh=start is None)
         self.prototypes.to(device)
         for module in self.prototypes.modules():
             if isinstance(module, MLPMap):
@@ -402,7 +403,8 @@ class Run:
         tables = self.drawn.tables
         label = tables.answers.label
         facts = [len(label), float(label.double().sum()), len(tables.questions), len(tables.user_ids)]
-        return json.dumps([asdict(self.shape), settings, facts], sort_keys=True)
+        trained = {name: list(tensor.shape) for name, tensor in self._tensors().items()}
+        return json.dumps([asdict(self.shape), settings, facts, trained], sort_keys=True)
 
     def _save(self, path: Path, order_state: Tensor) -> None:
         groups = {

@@ -62,6 +62,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "hidden_dim": 1024,
         "dropout": 0.5,
         "uncertainty": False,
+        "curvature": False,
         "last_passes": 0,
         "init": "random",
         "lr": 1e-4,

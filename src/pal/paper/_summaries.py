@@ -55,6 +55,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "weight_decay": 1e-2,
         "dropout": 0.5,
         "uncertainty": False,
+        "curvature": False,
         "last_passes": 0,
         "max_epochs": 10,
         "patience": 1_000_000,
