@@ -22,7 +22,7 @@ __all__ = ["FixedPrototypes", "LinearPrototypes", "PromptPrototypes", "Prototype
 
 _FIRST_CURVATURE = 0.6  # of rewards: less than a random map would bend them
 _LEAST_CURVATURE = 0.03  # while training: ideal points stay within sight
-_LONGEST = 30.0  # points that a stage of training shortens to 1: their curvature is still above the least
+_LONGEST = 0.9 / _LEAST_CURVATURE  # points that training shortens to 1: their curvature is still above the least
 
 
 @dataclass(frozen=True)
