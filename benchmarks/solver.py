@@ -7,10 +7,12 @@ every gap is within the tolerance or for 300 steps.
 import time
 from typing import Any
 
+import pal  # before torch, as its users do: it settles how torch's threads wait for one another
+
+# isort: split
 import torch
 
 import machine
-import pal
 from pal.adaptation import TOLERANCE, solve_weights
 
 ANSWERS, K = 20, 6

@@ -11,6 +11,7 @@ import pal
 from pal._adaptation import one, solver
 from pal._adaptation.fitting import fit_weights
 from pal._adaptation.prior import Prior
+from pal._adaptation.problems import Problem
 from pal._adaptation.solver import variances
 from pal.adaptation import TOLERANCE, solve_weights
 from pal.losses import LOSSES, get_loss
@@ -249,7 +250,7 @@ def test_the_order_of_answers_and_of_users_does_not_matter():
 def test_blocks_of_users_are_solved_as_all_at_once(monkeypatch):
     m, y, u = problem(8, n=300, K=5, users=40)
     whole = solve_weights(m, y, u, 40)
-    monkeypatch.setattr("pal._adaptation.solver._CELLS", 5 * 5 * 7)
+    monkeypatch.setattr("pal._adaptation.problems._CELLS", 5 * 5 * 7)
     cut = solve_weights(m, y, u, 40)
     torch.testing.assert_close(cut.weights, whole.weights, rtol=0, atol=1e-4)
 
@@ -382,17 +383,46 @@ def test_a_search_in_which_nobody_moves_ends(monkeypatch):
     calls = []
 
     def rising(problem, z, w, loss):
-        calls.append(len(w))
-        return torch.full((len(w),), float(len(calls)), dtype=w.dtype)
+        calls.append(w.shape[1])
+        return np.full(w.shape[1], float(len(calls)))
 
-    monkeypatch.setattr(solver._Problem, "objective", rising)
-    m = torch.tensor([[[1.0, -1.0]], [[2.0, 0.0]]], dtype=torch.float64)
-    prior = torch.full((1, 2), 0.5, dtype=torch.float64)
-    problem = solver._Problem(m, torch.ones(2, 1).double(), torch.ones(2, 1).double(), prior, torch.ones(1, 1).double())
-    weights, gap = solver._newton(problem, get_loss("logistic"), prior.expand(2, -1).clone(), 1e-12, 50)
+    monkeypatch.setattr(Problem, "objective", rising)
+    m = np.array([[[1.0, 2.0]], [[-1.0, 0.0]]])
+    start, one = np.full((2, 2), 0.5), np.ones((1, 2))
+    given = Problem(m, one, one, start[:, :1], one[:, :1])
+    weights, gap, _ = solver._newton(given, get_loss("logistic"), start, 1e-12, 50)
     assert len(calls) == 41  # where it starts, and 40 times half as far
-    torch.testing.assert_close(weights, prior.expand(2, -1))
+    np.testing.assert_array_equal(weights, start)
     assert (gap > 0).all()
+
+
+@pytest.mark.parametrize("users", [3, 100])  # by LAPACK, and all at once
+def test_one_singular_system_leaves_the_others_alone(users):
+    matrices = np.repeat(np.eye(3)[:, :, None], users, axis=2)
+    matrices[:, :, 1] = 0.0
+    with np.errstate(all="ignore"):
+        found = solver._solve(matrices, np.ones((3, 1, users)))
+    others = np.arange(users) != 1
+    np.testing.assert_array_equal(found[:, :, others], 1.0)
+    assert not np.isfinite(found[:, :, 1]).any()
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("scale", [0.3, 2.0, 6.0])
+def test_many_people_are_solved_as_each_alone(loss, scale):
+    """Many begin in float32, without a line search; a few are solved in float64 throughout."""
+    users, n, K = 400, 15, 5
+    m, y, u = problem(11, n=users * n, K=K, scale=scale, users=users)
+    y[u < 20] = (m[u < 20, 0] > m[u < 20, 1]).double()  # separable
+    found = solve_weights(m, y, u, users, loss=loss)
+    prior = torch.full((K,), 1 / K, dtype=torch.float64)
+    for i in range(0, users, 8):
+        own = u == i
+        alone = solve_weights(m[own], y[own], torch.zeros(int(own.sum()), dtype=torch.long), 1, loss=loss).weights[0]
+        value, best = (objective(w.double(), m[own], y[own], loss, prior, 1.0) for w in (found.weights[i], alone))
+        bound = TOLERANCE * max(1.0, best)
+        assert abs(value - best) <= 2 * bound
+        assert float(found.gap[i]) <= bound
 
 
 def leaning(model, side_bias):
