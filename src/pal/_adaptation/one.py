@@ -1,4 +1,4 @@
-"""The solver for one person, in numpy: torch's calls would take most of the millisecond that one more answer may."""
+"""The solver for one person: bookkeeping for many would take most of the millisecond that one more answer may."""
 
 import numpy as np
 import numpy.typing as npt

@@ -7,8 +7,6 @@ primal-dual Newton steps under the constraint sum w = 1 stay inside. The Frank-W
 rounded on the way, the Fenchel dual does.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pal._adaptation.problems import Array, Problem, derivatives, problems, pull_back, times
+from pal._threads import at_most
 from pal.errors import InputError
 from pal.losses import Loss, get_loss, smoothed_hinge
 
@@ -39,19 +38,8 @@ class Solution:
     gap: Tensor
 
 
-@contextmanager
-def _calm() -> Iterator[None]:
-    """One thread, as operations are too short for torch to wake a second; steps that overflow are not taken."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_calm()
+@at_most(1)  # operations are short
+@np.errstate(all="ignore")  # steps that overflow are not taken
 def solve_weights(
     margins: Tensor,
     label: Tensor,
@@ -101,7 +89,8 @@ def solve_weights(
     return Solution(torch.from_numpy(weights), torch.from_numpy(gap))
 
 
-@_calm()
+@at_most(1)  # operations are short
+@np.errstate(all="ignore")  # steps that overflow are not taken
 def variances(
     weights: Tensor,
     margins: Tensor,

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pal._adam import Adam, RowAdam, rows_at
+from pal._threads import at_most
 from pal._training import checkpoint
 from pal._training.alone import Alone
 from pal._training.config import TrainConfig
@@ -250,17 +251,11 @@ class Run:
         for i in torch.randperm(len(parts), generator=self.generator).tolist():
             yield parts[i]
 
-    @contextmanager
-    def _threads(self) -> Iterator[None]:
-        """As many of torch's threads as a step keeps busy: waking more costs more than they do."""
-        before, share = torch.get_num_threads(), self.shards.size
-        questions, batch = len(self.drawn.tables.questions), self.batch
+    def _threads(self) -> AbstractContextManager[None]:
+        """As many of torch's threads as a step keeps busy."""
+        questions, batch, share = len(self.drawn.tables.questions), self.batch, self.shards.size
         work = min(batch, questions) * sum(p.numel() for p in self.prototypes.parameters())  # multiplications
-        torch.set_num_threads(max(1, min(before, max(batch // share // 2048, work // share // 500_000_000))))
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        return at_most(max(batch // share // 2048, work // share // 500_000_000))
 
     def _order(self, n: int) -> Tensor:
         return torch.randperm(n, generator=self.generator).to(self.device)
