@@ -407,11 +407,11 @@ def test_one_singular_system_leaves_the_others_alone(users):
     assert not np.isfinite(found[:, :, 1]).any()
 
 
-@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"hinge"}))
 @pytest.mark.parametrize("scale", [0.3, 2.0, 6.0])
 def test_many_people_are_solved_as_each_alone(loss, scale):
     """Many begin in float32, without a line search; a few are solved in float64 throughout."""
-    users, n, K = 400, 15, 5
+    users, n, K = 300, 15, 5
     m, y, u = problem(11, n=users * n, K=K, scale=scale, users=users)
     y[u < 20] = (m[u < 20, 0] > m[u < 20, 1]).double()  # separable
     found = solve_weights(m, y, u, users, loss=loss)

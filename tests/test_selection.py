@@ -21,7 +21,7 @@ def town():
     return parts_of(users=30, per_user=60)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_one_kind_of_people_needs_one_prototype(seed):
     parts = parts_of("homogeneous", seed, users=40, per_user=50, noise=0.3)
     result = pal.fit(parts.train, parts.validation, pal.TrainConfig(n_prototypes="auto", max_steps=300, seed=seed))
