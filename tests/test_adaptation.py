@@ -176,6 +176,16 @@ def test_no_answers_gives_the_prior_and_duplicates_share():
     torch.testing.assert_close(twice.weights[0, 0], twice.weights[0, 1], rtol=0, atol=1e-6)
 
 
+def test_labels_keep_their_precision():
+    m, y = torch.tensor([[1e6, 0.0]]).double(), torch.tensor([1 - 2e-8], dtype=torch.float64)
+    weight = torch.tensor([1000.0])
+    found = solve_weights(m, y, torch.zeros(1, dtype=torch.long), 1, weight=weight)
+    prior = torch.full((2,), 0.5, dtype=torch.float64)
+    best = least(m, y, "logistic", prior, 1.0, weight.double())
+    value = objective(found.weights[0].double(), m, y, "logistic", prior, 1.0, weight.double())
+    assert value <= best + 2 * TOLERANCE * max(1.0, best)
+
+
 def test_weight_zero_is_as_if_the_answer_were_not_there():
     m, y, u = problem(3, n=10)
     weight = torch.tensor([1.0] * 5 + [0.0] * 5)
@@ -196,6 +206,12 @@ def test_users_do_not_touch_one_another():
     ("change", "says"),
     [
         ({"strength": 0.0}, "strength must be a positive number"),
+        (
+            {"label": torch.zeros(1, 2)},
+            r"margins must be \(B, K\), label, user and weight \(B,\): found \(1, 2\), \(1, 2\)",
+        ),
+        ({"margins": torch.zeros(1, 0)}, r"margins must be \(B, K\)"),
+        ({"margins": torch.tensor(0.0)}, r"margins must be \(B, K\)"),
         ({"label": torch.tensor([2.0])}, r"label must lie in \[0, 1\]"),
         ({"user": torch.tensor([3])}, r"user must lie in \[0, 1\)"),
         ({"margins": torch.tensor([[torch.nan, 0.0]])}, "margins must be finite"),

@@ -1,3 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 import torch
 
@@ -16,3 +19,23 @@ def test_threads_are_limited_and_given_back(asked, given):
             broken()
         assert found.value.args == (min(given, before),)
     assert torch.get_num_threads() == before
+
+
+def test_threads_limited_at_the_same_time_get_back_what_was_before():
+    before = torch.get_num_threads()
+    together = Barrier(4)
+
+    def limited(last):
+        if last:
+            together.wait()
+        with at_most(1):
+            if not last:
+                together.wait()
+            assert torch.get_num_threads() == 1
+            together.wait()
+        return torch.get_num_threads()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(limited, [False, True, True, True])) == [before] * 4
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == before

@@ -118,9 +118,11 @@ def explore(
             return stage(k, None)
         result = stage(k, pooled.begun)
         gain = _gain(pooled, result, user)
-        if gain.mean > gain.error and n_train > _FEW:
+        grew = gain.mean > gain.error and n_train > _FEW
+        if grew and not (isinstance(config.n_prototypes, int) and _unused(result.model)):
             return result
-        # few answers may not show in which directions to grow: try once from nowhere as well
+        # answers may not show in which directions to grow, if few, or leave a number that was asked for without people:
+        # try once from nowhere as well
         return min(result, stage(k, None, "-random"), key=lambda r: float(r.validation_loss.mean()))
 
     asked, wanted = config.n_prototypes, _numbers(config.n_prototypes)
@@ -152,6 +154,12 @@ def explore(
     )
     metrics = {**results[chosen].metrics, "p_value": p_value}
     return FitResult(results[chosen].model, history, metrics, table, {k: r.model for k, r in results.items()}, p_value)
+
+
+def _unused(model: RewardModel) -> bool:
+    """Whether a prototype is the first of fewer people than a tenth of an even share."""
+    first = model.users.weights.argmax(1).bincount(minlength=model.n_prototypes)
+    return 10 * model.n_prototypes * int(first.min()) < int(first.sum())
 
 
 def _numbers(asked: int | str | Sequence[int]) -> tuple[int, ...]:

@@ -109,9 +109,10 @@ def problems(
     Arguments are those of `pal.adaptation.solve_weights`; what does not fit is refused before the first block.
     """
     pi, hold = _checked(margins, label, user, n_users, prior, strength, weight, precision)
-    margins, label, user = margins.detach().cpu(), label.detach().cpu().float(), user.cpu()
-    margins = margins if margins.dtype == torch.float64 else margins.float()
-    weight = None if weight is None else weight.detach().cpu().float()
+    margins, label = (
+        x if x.dtype == torch.float64 else x.float() for x in (margins.detach().cpu(), label.detach().cpu())
+    )
+    user, weight = user.cpu(), None if weight is None else weight.detach().cpu().float()
     held = None if precision is None else precision.detach().cpu().double().numpy()
     ascending = len(user) < 2 or bool((user[1:] >= user[:-1]).all())
     order = None if ascending else torch.argsort(user, stable=True)
@@ -161,12 +162,10 @@ def _checked(
     precision: Tensor | None,
 ) -> tuple[Array, Array]:
     """The prior (K, 1 or U), positive, and its strength (1, 1 or U), float64; refuses what does not fit."""
-    n = len(margins)
-    if margins.ndim != 2 or len(label) != n or len(user) != n or (weight is not None and len(weight) != n):
-        raise InputError(
-            f"margins must be (B, K), label and user (B,): found {tuple(margins.shape)}, {len(label)}, {len(user)}"
-        )
-    K = margins.shape[1]
+    shapes = [tuple(x.shape) for x in (margins, label, user, *([] if weight is None else [weight]))]
+    if margins.ndim != 2 or not margins.shape[1] or set(shapes[1:]) != {shapes[0][:1]}:
+        raise InputError(f"margins must be (B, K), label, user and weight (B,): found {', '.join(map(str, shapes))}")
+    n, K = shapes[0]
     if n and (int(user.min()) < 0 or int(user.max()) >= n_users):
         raise InputError(f"user must lie in [0, {n_users}), found {int(user.min())} to {int(user.max())}")
     if n and not all(bool(torch.isfinite(x)) for x in torch.aminmax(margins)):

@@ -31,7 +31,7 @@ class Solution:
 
     Attributes:
         weights: (U, K) float32, each row on the simplex.
-        gap: (U,) float64: J(w) is at most this far above its minimum; NaN where there is no certificate.
+        gap: (U,) float64: J(w) is at most this far above its minimum; NaN or inf where there is no certificate.
     """
 
     weights: Tensor
@@ -73,13 +73,14 @@ def solve_weights(
     Raises:
         InputError: shapes or values that do not fit.
     """
-    K = margins.shape[-1]
+    blocks = problems(margins, label, user, n_users, prior, strength, weight, precision)
+    K = margins.shape[1]
     if start is not None and start.shape != (n_users, K):
         raise InputError(f"start must be ({n_users}, {K}), found {tuple(start.shape)}")
     weights, gap = np.empty((n_users, K), np.float32), np.zeros(n_users)
     kind = get_loss(loss)
     solve = _hinge if kind.name == "hinge" else certified
-    for users, p in problems(margins, label, user, n_users, prior, strength, weight, precision):
+    for users, p in blocks:
         w = p.centre()
         if p.y.size:
             if start is not None:
@@ -107,10 +108,11 @@ def variances(
     The hinge, whose corner has no curvature, counts as smooth_hinge.
     Without answers it is prior (1 - prior) / strength, close to that of a Dirichlet of that strength.
     """
-    result = np.empty(weights.shape, np.float32)
+    found = weights.detach().cpu().double().numpy()
+    result = np.empty(found.shape, np.float32)
     kind = get_loss("smooth_hinge" if loss == "hinge" else loss)
-    for users, narrow in problems(margins, label, user, len(weights), prior, strength, weight, precision):
-        p, w = narrow.to(np.float64), weights[users].double().numpy().T.clip(1e-9)
+    for users, narrow in problems(margins, label, user, len(found), prior, strength, weight, precision):
+        p, w = narrow.to(np.float64), found[users].T.clip(1e-9)
         _, second = derivatives(kind, times(p.m, w), p.y)
         hessian = _scaled_hessian(p, second * p.c, w, np.broadcast_to(p.strength * p.prior, w.shape))
         eye = np.broadcast_to(np.eye(len(w))[:, :, None], hessian.shape)
@@ -121,12 +123,21 @@ def variances(
     return torch.from_numpy(result)
 
 
+def _one_by_one(users: int) -> bool:
+    """Whether so few are better served by BLAS and LAPACK, which take one matrix at a time."""
+    return users < 64
+
+
 def _scaled_hessian(p: Problem, second: Array, w: Array, barrier: Array) -> Array:
     """The upper triangle (K, K, U) of the Hessian in the scaled variable v = d / w; the barrier's part is (K, U)."""
     K, _, U = p.m.shape
-    hessian = np.zeros((K, K, U), w.dtype)
-    for k in range(K):
-        np.einsum("nu,lnu->lu", p.m[k] * second, p.m[k:], out=hessian[k, k:])
+    if _one_by_one(U):
+        turned = p.m.transpose(2, 0, 1)
+        hessian = np.ascontiguousarray((turned @ (p.m * second).transpose(2, 1, 0)).transpose(1, 2, 0))
+    else:
+        hessian = np.zeros((K, K, U), w.dtype)
+        for k in range(K):
+            np.einsum("nu,lnu->lu", p.m[k] * second, p.m[k:], out=hessian[k, k:])
     if p.precision is not None:
         hessian += p.precision[:, :, None]
     hessian *= w[:, None]
@@ -138,7 +149,7 @@ def _scaled_hessian(p: Problem, second: Array, w: Array, barrier: Array) -> Arra
 def _solve(hessian: Array, rhs: Array) -> Array:
     """Solves (K, K, U) positive definite systems, of which the upper triangle is read, for (K, R, U)."""
     K, _, U = hessian.shape
-    if U < 64 or K > 32:  # LAPACK takes one matrix at a time, which for many small ones is mostly calls
+    if _one_by_one(U) or K > 32:
         upper = np.triu(np.ones((K, K), bool))[:, :, None]
         full = np.where(upper, hessian, hessian.transpose(1, 0, 2))
         try:
@@ -146,15 +157,16 @@ def _solve(hessian: Array, rhs: Array) -> Array:
             return solved
         except np.linalg.LinAlgError:  # of one user, who would end it for all
             pass
-    a = np.concatenate([hessian, rhs], axis=1)
-    for j in range(K):  # elimination, for all users at once
+    a = torch.from_numpy(np.concatenate([hessian, rhs], axis=1))
+    for j in range(K):  # elimination, for all users at once; torch's multiplication and addition round only once
         row = a[j, j + 1 :] / a[j, j]
-        a[j + 1 :, j + 1 :] -= a[j, j + 1 : K, None] * row
+        a[j + 1 :, j + 1 :].addcmul_(a[j, j + 1 : K, None], row, value=-1)
         a[j, j + 1 :] = row
     x = a[:, K:]
     for j in range(K - 1, 0, -1):
-        x[:j] -= a[:j, j, None] * x[j]
-    return x
+        x[:j].addcmul_(a[:j, j, None], x[j], value=-1)
+    result: Array = x.numpy()
+    return result
 
 
 def _better(problem: Problem, loss: Loss, prior: Array, start: Array) -> Array:
@@ -184,7 +196,7 @@ def certified(problem: Problem, loss: Loss, start: Array) -> tuple[Array, Array]
 
 def _soften(p: Problem, loss: Loss) -> tuple[Array, Array]:
     """Through ever sharper losses loss(t m) / t, t up to 1: huge margins make a loss all corners and no curvature."""
-    w = np.repeat(p.prior, p.m.shape[2] // p.prior.shape[1], axis=1)
+    w = p.centre()
     t = min(1.0, 1 / max(1.0, float(abs(p.m).max())))
     while t < 1:
         w, _, _ = _newton(replace(p, m=p.m * t, c=p.c / t), loss, w, 0.1 * TOLERANCE, 60)
@@ -218,7 +230,7 @@ def _newton(
         if p.precision is not None:
             grad += p.pull(w)
         along = np.einsum("ku,ku->u", grad, w)
-        gap = along - grad.min(0)
+        gap = np.where(abs(w.sum(0) - 1) < 1e-4, along - grad.min(0), np.inf)  # rounded off the simplex, no certificate
         better = gap < best_gap
         best, best_gap, best_value = (
             np.where(better, x, y) for x, y in ((w, best), (gap, best_gap), (value, best_value))
