@@ -1,7 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 import pal
+from pal import selection
 from pal.errors import InputError
 from pal.selection import CANDIDATES
 from pal.testing import tiny
@@ -30,6 +34,28 @@ def test_one_kind_of_people_needs_one_prototype(seed):
     tried = result.table["n_prototypes"].to_list()
     assert tried == list(CANDIDATES[: len(tried)])
     assert result.table.filter("chosen")["n_prototypes"].to_list() == [1]
+
+
+@pytest.mark.parametrize(("people", "unused"), [((50, 50, 20), False), ((60, 58, 2), True), ((60, 60, 0), True)])
+def test_a_prototype_that_is_hardly_anybodys_first_is_unused(people, unused):
+    weights = torch.eye(3).repeat_interleave(torch.tensor(people), dim=0) * 0.6 + 0.4 / 3
+    assert selection._unused(SimpleNamespace(users=SimpleNamespace(weights=weights), n_prototypes=3)) is unused
+
+
+@pytest.mark.parametrize(
+    ("asked", "unused", "again"), [(3, True, True), (3, False, False), ("auto", True, False), ((1, 3), True, False)]
+)
+def test_a_number_that_was_asked_for_and_is_not_used_is_tried_from_nowhere(
+    town, monkeypatch, tmp_path, asked, unused, again
+):
+    monkeypatch.setattr(selection, "_FEW", 0)
+    monkeypatch.setattr(selection, "CANDIDATES", (1, 3))
+    monkeypatch.setattr(selection, "_unused", lambda model: unused)
+    config = settings(n_prototypes=asked, max_steps=150, map="linear")
+    result = pal.fit(town.train, town.validation, config, checkpoint=tmp_path)
+    assert result.table["gain"][-1] > result.table["gain_se"][-1]  # growing gained
+    kinds = {path.name.split(".")[0] for path in tmp_path.iterdir()}
+    assert ("prototypes-3-random" in kinds) is again
 
 
 def test_several_kinds_of_people_need_several(town):

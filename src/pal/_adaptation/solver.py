@@ -149,7 +149,7 @@ def _scaled_hessian(p: Problem, second: Array, w: Array, barrier: Array) -> Arra
 def _solve(hessian: Array, rhs: Array) -> Array:
     """Solves (K, K, U) positive definite systems, of which the upper triangle is read, for (K, R, U)."""
     K, _, U = hessian.shape
-    if _one_by_one(U) or K > 32:
+    if _one_by_one(U):
         upper = np.triu(np.ones((K, K), bool))[:, :, None]
         full = np.where(upper, hessian, hessian.transpose(1, 0, 2))
         try:
