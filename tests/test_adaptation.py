@@ -176,6 +176,16 @@ def test_no_answers_gives_the_prior_and_duplicates_share():
     torch.testing.assert_close(twice.weights[0, 0], twice.weights[0, 1], rtol=0, atol=1e-6)
 
 
+def test_a_neighbour_with_enormous_margins_does_no_harm():
+    m, y, u = problem(12, n=60, users=6)
+    m[u == 0] *= 1e300
+    found = solve_weights(m, y, u, 6)
+    for i in range(1, 6):
+        alone = solve_weights(m[u == i], y[u == i], u[u == i] * 0, 1)
+        torch.testing.assert_close(found.weights[i : i + 1], alone.weights, rtol=0, atol=1e-4)
+        assert float(found.gap[i]) <= TOLERANCE * 60
+
+
 def test_labels_keep_their_precision():
     m, y = torch.tensor([[1e6, 0.0]]).double(), torch.tensor([1 - 2e-8], dtype=torch.float64)
     weight = torch.tensor([1000.0])

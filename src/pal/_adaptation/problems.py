@@ -125,7 +125,7 @@ def problems(
     def block(users: Tensor, n: int) -> Problem:
         own, place = counts[users, None], torch.arange(n)
         real = place < own
-        rows = torch.where(real, starts[users, None] + place, 0)
+        rows = starts[users, None] + torch.where(real, place, 0)
         flat = (rows if order is None or not n else order[rows]).flatten()
 
         def taken(x: Tensor) -> Array:

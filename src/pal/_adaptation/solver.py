@@ -79,7 +79,7 @@ def solve_weights(
         raise InputError(f"start must be ({n_users}, {K}), found {tuple(start.shape)}")
     weights, gap = np.empty((n_users, K), np.float32), np.zeros(n_users)
     kind = get_loss(loss)
-    solve = _hinge if kind.name == "hinge" else certified
+    solve = _hinge if kind.name == "hinge" else _certified
     for users, p in blocks:
         w = p.centre()
         if p.y.size:
@@ -132,8 +132,9 @@ def _scaled_hessian(p: Problem, second: Array, w: Array, barrier: Array) -> Arra
     """The upper triangle (K, K, U) of the Hessian in the scaled variable v = d / w; the barrier's part is (K, U)."""
     K, _, U = p.m.shape
     if _one_by_one(U):
-        turned = p.m.transpose(2, 0, 1)
-        hessian = np.ascontiguousarray((turned @ (p.m * second).transpose(2, 1, 0)).transpose(1, 2, 0))
+        turned = np.ascontiguousarray(p.m.transpose(2, 0, 1))
+        scaled = turned * np.ascontiguousarray(second.T)[:, None]
+        hessian = np.ascontiguousarray((scaled @ turned.transpose(0, 2, 1)).transpose(1, 2, 0))
     else:
         hessian = np.zeros((K, K, U), w.dtype)
         for k in range(K):
@@ -176,7 +177,7 @@ def _better(problem: Problem, loss: Loss, prior: Array, start: Array) -> Array:
     return np.where(value < other, start, prior)
 
 
-def certified(problem: Problem, loss: Loss, start: Array) -> tuple[Array, Array]:
+def _certified(problem: Problem, loss: Loss, start: Array) -> tuple[Array, Array]:
     """float32 finds the weights (K, U), float64 certifies them, and goes on where they are not good enough."""
     w = start
     small = max(-problem.m.min(), problem.m.max()) < _LARGE and problem.strength.max() < 1e4
