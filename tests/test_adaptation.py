@@ -435,12 +435,16 @@ def test_one_singular_system_leaves_the_others_alone(users):
 
 @pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"hinge"}))
 @pytest.mark.parametrize("scale", [0.3, 2.0, 6.0])
-def test_many_people_are_solved_as_each_alone(loss, scale):
+def test_many_people_are_solved_as_each_alone(loss, scale, monkeypatch):
     """Many begin in float32, without a line search; a few are solved in float64 throughout."""
     users, n, K = 300, 15, 5
-    m, y, u = problem(11, n=users * n, K=K, scale=scale, users=users)
+    m, y, _ = problem(11, n=users * n, K=K, scale=scale)
+    u = torch.arange(users).repeat_interleave(n)  # all of them in one block
+    began, newton = [], solver._newton
+    monkeypatch.setattr(solver, "_newton", lambda *args, **more: began.append(args[2].dtype) or newton(*args, **more))
     y[u < 20] = (m[u < 20, 0] > m[u < 20, 1]).double()  # separable
     found = solve_weights(m, y, u, users, loss=loss)
+    assert began[:2] == [np.float32, np.float64]
     prior = torch.full((K,), 1 / K, dtype=torch.float64)
     for i in range(0, users, 8):
         own = u == i

@@ -6,6 +6,17 @@ import torch
 
 from pal._threads import at_most
 
+pytestmark = pytest.mark.usefixtures("two")
+
+
+@pytest.fixture
+def two():
+    """Two threads, however many the tests are run with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
 
 @pytest.mark.parametrize(("asked", "given"), [(0, 1), (1, 1), (2, 2), (99, 2)])
 def test_threads_are_limited_and_given_back(asked, given):
@@ -13,16 +24,21 @@ def test_threads_are_limited_and_given_back(asked, given):
     def broken():
         raise KeyboardInterrupt(torch.get_num_threads())
 
-    before = torch.get_num_threads()
-    with at_most(2):
-        with pytest.raises(KeyboardInterrupt) as found:
-            broken()
-        assert found.value.args == (min(given, before),)
-    assert torch.get_num_threads() == before
+    with pytest.raises(KeyboardInterrupt) as found:
+        broken()
+    assert found.value.args == (given,)
+    assert torch.get_num_threads() == 2
+
+
+def test_a_limit_within_a_limit_gives_back_the_outer_one():
+    with at_most(1):
+        with at_most(2):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
 
 
 def test_threads_limited_at_the_same_time_get_back_what_was_before():
-    before = torch.get_num_threads()
     together = Barrier(4)
 
     def limited(last):
@@ -36,6 +52,6 @@ def test_threads_limited_at_the_same_time_get_back_what_was_before():
         return torch.get_num_threads()
 
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(limited, [False, True, True, True])) == [before] * 4
+        assert list(pool.map(limited, [False, True, True, True])) == [2] * 4
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(torch.get_num_threads).result() == before
+        assert pool.submit(torch.get_num_threads).result() == 2

@@ -108,7 +108,9 @@ def problems(
 
     Arguments are those of `pal.adaptation.solve_weights`; what does not fit is refused before the first block.
     """
-    pi, hold = _checked(margins, label, user, n_users, prior, strength, weight, precision)
+    _check(margins, label, user, n_users, weight)
+    K = margins.shape[1]
+    pi, hold = _held(n_users, K, prior, strength, precision)
     margins, label = (
         x if x.dtype == torch.float64 else x.float() for x in (margins.detach().cpu(), label.detach().cpu())
     )
@@ -120,7 +122,6 @@ def problems(
     starts = counts.cumsum(0) - counts
     by_count = torch.argsort(counts, stable=True)
     sizes = counts[by_count]
-    K = margins.shape[1]
 
     def block(users: Tensor, n: int) -> Problem:
         own, place = counts[users, None], torch.arange(n)
@@ -151,35 +152,32 @@ def problems(
     return blocks()
 
 
-def _checked(
-    margins: Tensor,
-    label: Tensor,
-    user: Tensor,
-    n_users: int,
-    prior: Tensor | None,
-    strength: float | Tensor,
-    weight: Tensor | None,
-    precision: Tensor | None,
-) -> tuple[Array, Array]:
-    """The prior (K, 1 or U), positive, and its strength (1, 1 or U), float64; refuses what does not fit."""
+def _check(margins: Tensor, label: Tensor, user: Tensor, n_users: int, weight: Tensor | None) -> None:
+    """Refuses answers that do not fit."""
     shapes = [tuple(x.shape) for x in (margins, label, user, *([] if weight is None else [weight]))]
     if margins.ndim != 2 or not margins.shape[1] or set(shapes[1:]) != {shapes[0][:1]}:
         raise InputError(f"margins must be (B, K), label, user and weight (B,): found {', '.join(map(str, shapes))}")
-    n, K = shapes[0]
+    n = len(margins)
     if n and (int(user.min()) < 0 or int(user.max()) >= n_users):
         raise InputError(f"user must lie in [0, {n_users}), found {int(user.min())} to {int(user.max())}")
     if n and not all(bool(torch.isfinite(x)) for x in torch.aminmax(margins)):
         raise InputError("margins must be finite")
     if n and not all(0 <= float(x) <= 1 for x in torch.aminmax(label)):
         raise InputError("label must lie in [0, 1]")
+    if weight is not None and not bool((torch.isfinite(weight) & (weight >= 0)).all()):
+        raise InputError("weight must be at least 0")
+
+
+def _held(
+    n_users: int, K: int, prior: Tensor | None, strength: float | Tensor, precision: Tensor | None
+) -> tuple[Array, Array]:
+    """The prior (K, 1 or U), positive, and its strength (1, 1 or U), float64; refuses what does not fit."""
     if not isinstance(strength, Tensor):
         hold = np.array([[number("strength", strength)]])
     else:
         hold = strength.detach().cpu().double().numpy().reshape(1, -1)
         if strength.shape != (n_users,) or not (np.isfinite(hold) & (hold > 0)).all():
             raise InputError(f"strength must be positive, one number or ({n_users},), found {tuple(strength.shape)}")
-    if weight is not None and not bool((torch.isfinite(weight) & (weight >= 0)).all()):
-        raise InputError("weight must be at least 0")
     if precision is not None and precision.shape != (K, K):
         raise InputError(f"precision must be ({K}, {K}), found {tuple(precision.shape)}")
     if prior is None:
