@@ -109,14 +109,13 @@ def posterior(
 def _log_likelihood(model: RewardModel, terms: Terms, answers: Answers, n_users: int, atoms: Tensor) -> Tensor:
     """Log-likelihood (U, M) of each user's answers under each atom; soft labels as shares of an answer."""
     slope, bias = model.config.slope, model.config.side_bias
-    weight = torch.ones_like(answers.label) if answers.weight is None else answers.weight
     if terms.margins is not None:
         asked, question = compact(answers.question, len(terms.margins))
         z = slope * (terms.margins[asked] @ atoms.T) + bias
-        once = replace(answers, question=question)
-        return once.sums(weight * answers.label, z, n_users) - once.sums(weight, F.softplus(z), n_users)
+        return replace(answers, question=question).log_likelihood(z, n_users)
     nobody = torch.zeros_like(answers.user)
     columns = [model.prototypes.margin(terms, atom[None], answers.question, nobody) for atom in atoms]
     z = slope * torch.stack(columns, dim=1) + bias
+    weight = torch.ones_like(answers.label) if answers.weight is None else answers.weight
     gain = (z * answers.label[:, None] - F.softplus(z)) * weight[:, None]
     return torch.zeros(n_users, len(atoms)).index_add_(0, answers.user, gain)

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pal._eigen import eigh
-from pal._k_means import k_means
 from pal._progress import Report, steps, steps_told
 from pal._training.alone import Alone
 from pal._training.start import begin
@@ -192,43 +191,17 @@ class Shards(Alone):
         tables = tables.to(torch.device("cpu"))
         if start is None:
             everybody = replace(tables, user_ids=pl.Series(np.arange(self.n_users)))
-            prototypes, logits = begin(everybody, shape, None, generator)
+            prototypes, logits = begin(everybody, shape, None, generator, self)
             for name, x in (("f", tables.questions.items()), ("g", tables.questions.prompts)):
                 part = getattr(prototypes, name, None)
                 if part is not None and x is not None:
                     length = float(self._mean(x.double().square().sum(1), share_of(self, x)).sqrt())
                     part.input_scale.fill_(1.0 / length if length > 0 else 1.0)
             return prototypes, logits[self.users]
-        if start.n_prototypes == shape.n_prototypes:
-            return begin(tables, shape, start, generator)
-        grown, _ = begin(tables, replace(shape, n_prototypes=1), start, generator)  # a copy, to grow
-        groups = self.groups(tables, grown, shape.n_prototypes, generator)
-        grown.grow(shape.n_prototypes, 0.1, generator)
-        K = shape.n_prototypes
-        return grown, (0.6 * F.one_hot(groups, K).float() + 0.4 / K).log()
+        return begin(tables, shape, start, generator, self)
 
-    @torch.no_grad()
-    def groups(self, tables: Tables, pooled: Prototypes, K: int, generator: torch.Generator) -> Tensor:
-        """`user_groups` over all users, of which those here (n,)."""
-        pooled.eval()
-        answers, n, Q = tables.answers, len(tables.user_ids), len(tables.questions)
-        asked, nobody = torch.arange(Q), torch.zeros(Q, dtype=torch.long)
-        margin = pooled.margin(pooled.terms(tables.questions), torch.ones(1, 1), asked, nobody)
-        mean = self.pooled(tables).answers
-        slope = self.slope(margin[mean.question], mean.label, 1.0, mean.weight)
-        residual = answers.label - torch.sigmoid(slope * margin)[answers.question]
-        features = self._features(tables, pooled)
-        scores = torch.zeros(n, features.shape[1])
-        for low in range(0, len(answers), 1 << 16):  # bounded memory: a piece of answers x features at a time
-            piece = slice(low, low + (1 << 16))
-            scores.index_add_(0, answers.user[piece], residual[piece, None] * features[answers.question[piece]])
-        scores /= (tables.counts + 5.0)[:, None]
-        wide = scores.double()
-        _, vectors = eigh(self.total(wide.T @ wide))
-        return k_means(self.of_all(scores @ vectors[:, -8:].float()), K, generator)[self.users]
-
-    def _features(self, tables: Tables, pooled: Prototypes) -> Tensor:
-        """`Prototypes.features`, with the leading directions of all questions."""
+    def features(self, tables: Tables, pooled: Prototypes) -> Tensor:
+        """`Prototypes.features` of the training questions, with the leading directions of all questions."""
         questions = tables.questions
         if not isinstance(pooled, PromptPrototypes) or questions.prompts is None or questions.prompt is None:
             return pooled.features(questions)

@@ -32,7 +32,11 @@ class Alone:
         self, tables: Tables, shape: ModelConfig, start: RewardModel | None, generator: torch.Generator
     ) -> tuple[Prototypes, Tensor]:
         """The prototypes, and the logits (n, K) of the users here."""
-        return begin(tables, shape, start, generator)
+        return begin(tables, shape, start, generator, self)
+
+    def features(self, tables: Tables, pooled: Prototypes) -> Tensor:
+        """`Prototypes.features` of the training questions."""
+        return pooled.features(tables.questions)
 
     def pooled(self, tables: Tables) -> Tables:
         """One training answer a question."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pal._adaptation.fitting import fit_weights, uncertainty
 from pal._adaptation.prior import Prior, learn_population, posterior
 from pal._training.alone import Alone
+from pal._training.sample import Sample
 from pal._training.tables import Tables
 from pal._while_better import while_better
 from pal.losses import get_loss, moderated
@@ -30,7 +31,6 @@ FEW_STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0)  # around a new person's post
 STRENGTHS = {"mean": (1.0, 3.0, 10.0, 30.0, 100.0), "posterior": FEW_STRENGTHS, "normal": (0.5, 1.0, 2.0, 4.0)}
 SHOTS = (2, 8, 32)  # at which seen people play new ones
 _BARRIER = 0.1  # strength of the prior beside a normal one: keeps weights off the edges
-_SOME = 100_000  # answers from which strengths and the population are learned
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class _Finish:
 
     def run(self) -> Finished:
         answers, val, n = self.tables.answers, self.tables.val_answers, len(self.trained)
-        sample = self._sample()
+        sample = Sample.of_users(self.tables, self.shards)
         some, some_val = sample.of(answers), sample.of(val)
         held, strength, few_strength = "mean", self.model.config.strength, FEW_STRENGTHS[1]
         if self.model.n_prototypes > 1:
@@ -161,7 +161,7 @@ class _Finish:
         known = (self.tables.val_answers.user < len(self.trained)).nonzero().squeeze(1)
         terms, both = _joined(self.terms, self.tables.answers, self.val_terms, self.tables.val_answers.take(known))
         if self.model.n_prototypes > 1:
-            sample = self._sample()
+            sample = Sample.of_users(self.tables, self.shards)
             self._learn_population(terms, sample.of(both), sample)
         people = self._people(terms, both, done.metrics["held_to"], done.metrics["strength"])
         return self.model.with_users(people)
@@ -171,17 +171,7 @@ class _Finish:
         prior = model.prior if population is None else population
         self.model = RewardModel(replace(model.config, **config), self.prototypes, model.users, prior)
 
-    def _sample(self) -> "_Sample":
-        """Users who together have no more than enough training answers."""
-        counts = self.shards.of_all(self.tables.counts)
-        order = torch.randperm(len(counts), generator=torch.Generator().manual_seed(0))
-        few = counts[order].cumsum(0) <= _SOME
-        few[0] = True
-        chosen = torch.zeros(len(counts), dtype=torch.bool)
-        chosen[order[few]] = True
-        return _Sample(chosen, self.shards.own(chosen).nonzero().squeeze(1), len(self.trained))
-
-    def _learn_population(self, terms: Terms, some: Answers, sample: "_Sample") -> None:
+    def _learn_population(self, terms: Terms, some: Answers, sample: Sample) -> None:
         """The prior that people come from, as the loop's weights show it."""
         if self.model.config.partition:
             self._change(Population(torch.eye(self.model.n_prototypes), self.mean.clamp(min=1e-6)))
@@ -266,7 +256,7 @@ class _Finish:
         best = min((while_better(tries(held)) for held in STRENGTHS), key=lambda found: found.loss)
         return best.to, best.strength
 
-    def _best_for_new(self, sample: "_Sample", some: Answers, val: Answers, users: UserWeights) -> float:
+    def _best_for_new(self, sample: Sample, some: Answers, val: Answers, users: UserWeights) -> float:
         """How strongly new people are held to their posterior mean: seen people play them."""
         n = len(users)
         users = replace(users, reliability=torch.ones(n))
@@ -344,29 +334,6 @@ class _Held:
     to: str
     strength: float
     loss: float
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """Some users: ``chosen`` (N,) of all, of whom ``rows`` are here, among ``n`` users here."""
-
-    chosen: Tensor
-    rows: Tensor
-    n: int
-
-    def _place(self, answers: Answers) -> Tensor:
-        place = torch.full((self.n + 1,), -1)
-        place[self.rows] = torch.arange(len(self.rows))
-        return place[answers.user]
-
-    def taken(self, answers: Answers) -> Tensor:
-        """Which answers are theirs, ascending."""
-        return (self._place(answers) >= 0).nonzero().squeeze(1)
-
-    def of(self, answers: Answers) -> Answers:
-        """Their answers; users are counted in `rows`."""
-        part = answers.take(self.taken(answers))
-        return replace(part, user=self._place(part))
 
 
 def _known(prior: Prior, rows: Tensor, before: UserWeights) -> Prior:

@@ -1,30 +1,31 @@
 """Where training starts: initial maps and prototypes, and a group for each user."""
 
 import copy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from pal._eigen import eigh
-from pal._k_means import k_means
+from pal._training.groups import user_groups
 from pal._training.tables import Tables
-from pal.losses import sigmoid_slope
 from pal.maps import MLPMap
 from pal.model import ModelConfig, RewardModel, make_prototypes
 from pal.prototypes import Prototypes
 
-__all__ = ["begin", "user_groups"]
+if TYPE_CHECKING:
+    from pal._training.alone import Alone
+
+__all__ = ["begin"]
 
 
 def begin(
-    tables: Tables, shape: ModelConfig, start: RewardModel | None, generator: torch.Generator
+    tables: Tables, shape: ModelConfig, start: RewardModel | None, generator: torch.Generator, shards: "Alone"
 ) -> tuple[Prototypes, Tensor]:
-    """The prototypes and the users' logits (N, K) that training starts from.
+    """The prototypes and the logits (n, K) of the users here that training starts from.
 
     Without a model to start from they are random. A model of as many prototypes goes on as it is. A pooled one grows:
-    near copies of its prototype, and users leaning to the group of those who differ from it in the same direction, so
-    that the copies part at once (random starts near one another sit on a plateau at the majority's answer).
+    near copies of its prototype, and users leaning to the group of those who differ from it in the same way, so that
+    the copies part at once (random starts near one another sit on a plateau at the majority's answer).
     """
     n, K = len(tables.user_ids), shape.n_prototypes
     if start is None:
@@ -38,9 +39,9 @@ def begin(
     if start.n_prototypes == K:
         users, rows = start.weights_of(tables.user_ids)
         return prototypes, users.weights[rows].clamp(min=1e-4).log()
-    groups = user_groups(tables, prototypes.to(tables.answers.user.device), K, generator).cpu()
+    groups = user_groups(tables, prototypes.to(tables.answers.user.device), K, generator, shards)
     prototypes.grow(K, 0.1, generator)
-    return prototypes, (0.6 * F.one_hot(groups, K).float() + 0.4 / K).log()
+    return prototypes, (0.6 * groups + 0.4 / K).log()
 
 
 def _scale_inputs(prototypes: Prototypes, tables: Tables) -> None:
@@ -50,23 +51,3 @@ def _scale_inputs(prototypes: Prototypes, tables: Tables) -> None:
         if part is not None and x is not None:
             length = float(x.square().sum(1).mean().sqrt())
             part.input_scale.fill_(1.0 / length if length > 0 else 1.0)
-
-
-@torch.no_grad()
-def user_groups(tables: Tables, pooled: Prototypes, K: int, generator: torch.Generator) -> Tensor:
-    """A group for each user (N,), by the direction in which their answers differ from the pooled model's."""
-    pooled.eval()
-    answers, n, Q = tables.answers, len(tables.user_ids), len(tables.questions)
-    device = answers.user.device
-    asked, nobody = torch.arange(Q, device=device), torch.zeros(Q, dtype=torch.long, device=device)
-    margin = pooled.margin(pooled.terms(tables.questions), torch.ones(1, 1, device=device), asked, nobody)
-    mean = tables.pooled().answers
-    slope = sigmoid_slope(margin[mean.question], mean.label, weight=mean.weight)
-    residual = answers.label - torch.sigmoid(slope * margin)[answers.question]
-    features = pooled.features(tables.questions)
-    cpu = torch.device("cpu")
-    scores = answers.to(cpu).sums(residual.to(cpu), features.to(cpu), n)
-    scores /= (tables.counts.to(cpu) + 5.0)[:, None]
-    wide = scores.double()
-    _, vectors = eigh(wide.T @ wide)
-    return k_means(scores @ vectors[:, -8:].float(), K, generator)

@@ -1,0 +1,51 @@
+"""A sample of users, for what need not be learned from all of their answers."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pal._training.tables import Tables
+from pal.questions import Answers
+
+if TYPE_CHECKING:
+    from pal._training.alone import Alone
+
+__all__ = ["Sample"]
+
+_SOME = 100_000  # answers of the users drawn
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some users: ``chosen`` (N,) of all, of whom ``rows`` are here, among ``n`` users here."""
+
+    chosen: Tensor
+    rows: Tensor
+    n: int
+
+    @classmethod
+    def of_users(cls, tables: Tables, shards: "Alone") -> "Sample":
+        """Users who together have no more than enough training answers."""
+        counts = shards.of_all(tables.counts.cpu())
+        order = torch.randperm(len(counts), generator=torch.Generator().manual_seed(0))
+        few = counts[order].cumsum(0) <= _SOME
+        few[0] = True
+        chosen = torch.zeros(len(counts), dtype=torch.bool)
+        chosen[order[few]] = True
+        return cls(chosen, shards.own(chosen).nonzero().squeeze(1), len(tables.user_ids))
+
+    def _place(self, answers: Answers) -> Tensor:
+        place = torch.full((self.n + 1,), -1)
+        place[self.rows] = torch.arange(len(self.rows))
+        return place[answers.user]
+
+    def taken(self, answers: Answers) -> Tensor:
+        """Which answers are theirs, ascending."""
+        return (self._place(answers) >= 0).nonzero().squeeze(1)
+
+    def of(self, answers: Answers) -> Answers:
+        """Their answers; users are counted in `rows`."""
+        part = answers.take(self.taken(answers))
+        return replace(part, user=self._place(part))
