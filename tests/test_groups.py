@@ -5,9 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from sklearn.metrics import adjusted_rand_score
 
 import pal
+from pal._training import groups
 from pal._training.alone import Alone
 from pal._training.groups import _Mixture, user_groups
 from pal.questions import Answers
@@ -47,14 +49,29 @@ def test_no_step_makes_the_likelihood_smaller(K, users, seed, size):
     assert (gains >= -1e-8 * np.abs(found[0].likelihood)).all()
 
 
-def test_it_stays_where_it_is_when_it_has_settled():
+def test_scipy_finds_nothing_better_nearby():
+    """The oracle: minus the log of the posterior, written answer by answer, and L-BFGS from where EM has settled."""
     answers, offset, x, _ = people(3)
-    mixture = mixture_of(answers, offset, x)
-    settled = mixture.fitted(anything(120, 3), 200)
-    again = mixture.fitted(settled.share, 1, settled.direction)
-    torch.testing.assert_close(again.direction, settled.direction, rtol=1e-4, atol=1e-4)
-    weights = mixture.shards.total(settled.share.sum(0))
-    torch.testing.assert_close(settled.mass, (weights + 1) / 123, rtol=1e-4, atol=1e-6)
+    settled = mixture_of(answers, offset, x).fitted(anything(120, 3), 300)
+
+    def value(flat):
+        direction, mass = flat[:-3].view(3, -1), torch.log_softmax(flat[-3:], 0)
+        odds = offset[answers.question] + direction @ x[answers.question].T
+        each = torch.nn.functional.logsigmoid(torch.where(answers.label > 0.5, odds, -odds))
+        people = torch.zeros(3, 120, dtype=torch.float64).index_add_(1, answers.user, each)
+        priors = mass.sum() - 0.5 * groups._RIDGE * direction.square().sum()
+        return -(people + mass[:, None]).logsumexp(0).sum() - priors
+
+    def with_gradient(flat):
+        flat = torch.from_numpy(flat).requires_grad_()
+        loss = value(flat)
+        (grad,) = torch.autograd.grad(loss, flat)
+        return loss.item(), grad.numpy()
+
+    begin = torch.cat([settled.direction.flatten(), settled.mass.log()]).numpy()
+    assert with_gradient(begin)[0] == pytest.approx(-settled.likelihood, rel=1e-9)
+    found = minimize(with_gradient, begin, jac=True, method="L-BFGS-B")
+    assert found.fun > -settled.likelihood - 1e-4
 
 
 def test_an_answer_counts_as_often_as_its_weight_says():
