@@ -24,6 +24,7 @@ PEERS = (
 )
 RIVALS = ("metric", "lore", "user-embedding", "vpl", "factor")  # of which the best is looked at
 SHOTS, RESERVE = (0, 1, 2, 5, 10, 20, 50), 25
+DRAWS = {"taxes": 20, "brexit": 20, "football": 20}  # of new people's answers, where they are 14 to 60 people a split
 
 
 def polis(folder: str) -> pal.EmbeddedComparisons:
@@ -73,6 +74,7 @@ def main() -> None:
             print(f"{name}: skipped, the data are not beside the project (shared/data)")
             continue
         options = {"shots": SHOTS, "reserve": RESERVE, "workers": arguments.workers, "seeds": arguments.seeds}
+        options["draws"] = DRAWS.get(name, 1)
         if arguments.train_alone:
             measure(f"alone-{name}", load(), [*RIVALS, ours], config=replace(config, refit=False), **options)
         else:

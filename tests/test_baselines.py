@@ -258,10 +258,29 @@ def test_compare_in_processes_is_compare_in_one():
     assert drop(compared(workers=2)) == drop(compared())
 
 
-@pytest.mark.parametrize("values", [{"reference": "lore"}, {"reference": "oracle"}, {"workers": 0}])
+@pytest.mark.parametrize("values", [{"reference": "lore"}, {"reference": "oracle"}, {"workers": 0}, {"draws": 0}])
 def test_compare_refuses(values):
     with pytest.raises(pal.InputError):
         compared(**values)
+
+
+def test_a_person_of_several_draws_has_the_mean_of_all_their_answers():
+    data = tiny(400)
+    (once,), (often,) = (
+        pal.baselines.compare(data, ["per-user"], seeds=1, shots=[0, 5], draws=draws) for draws in (1, 3)
+    )
+    parts = data.split(unseen_users=0.2, test=0.2, validation=0.1, seed=0)
+    model = pal.baselines.fit("per-user", parts.train, parts.validation, pal.TrainConfig(), seed=0)
+    rights: dict[int, list[bool]] = {}
+    for _, n, test, p in pal.evaluation.shot_predictions(model, parts.unseen, [0, 5], 3, None):
+        if n == 5:
+            for user, label, each in zip(test.comparisons.user, test.comparisons.label, p, strict=True):
+                if label != 0.5:
+                    rights.setdefault(user, []).append((each > 0.5) == (label > 0.5))
+    assert often["shots_5"] == pytest.approx(np.mean([np.mean(each) for each in rights.values()]))
+    assert often["shots_5"] != once["shots_5"]
+    assert often["calibration"] == once["calibration"]  # of the first draw
+    assert often["accuracy_by_user"] == once["accuracy_by_user"]
 
 
 def test_compare_leaves_out_shots_that_nobody_has():

@@ -45,6 +45,7 @@ def compare(
     images: Images = False,
     unseen_users: Annotated[float, typer.Option(help="Share of people kept apart as new.")] = 0.2,
     shots: Annotated[str, typer.Option(help="Numbers of answers of new people.")] = "0,5,20",
+    draws: Annotated[int, typer.Option(help="Of new people's answers: more where they are few.")] = 1,
     reference: Annotated[str | None, typer.Option(help="Differences are from it; the last model without it.")] = None,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
     min_votes: MinVotes = 10,
@@ -58,7 +59,15 @@ def compare(
     names = [name.strip() for name in models.split(",") if name.strip()]
     config = TrainConfig(n_prototypes=prototypes_of(prototypes))
     rows = baselines.compare(
-        embedded, names, config, seeds, unseen_users, numbers_of(shots), reference=reference, workers=workers
+        embedded,
+        names,
+        config,
+        seeds,
+        unseen_users,
+        numbers_of(shots),
+        reference=reference,
+        draws=draws,
+        workers=workers,
     )
     warn_of_repeats(embedded.comparisons, str(data))
     if as_json:

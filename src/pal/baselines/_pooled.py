@@ -33,6 +33,13 @@ class Predicted:
     n_users: int
     sided: bool = True
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Predicted]") -> "Predicted":
+        """Several draws of test answers of one split: a person's answers of all of them together."""
+        columns = zip(*((part.probability, part.label, part.user) for part in parts), strict=True)
+        probability, label, user = map(np.concatenate, columns)
+        return cls(probability, label, user, parts[0].n_users, parts[0].sided)
+
     def ece(self, label: Array) -> Array:
         """Of these probabilities, had the answers been these labels (..., n): (...)."""
         p, y = self.probability, label.astype(np.float64)

@@ -39,6 +39,7 @@ def compare(
     *,
     reference: str | None = None,
     reserve: int | None = None,
+    draws: int = 1,
     workers: int = 1,
 ) -> list[dict[str, Any]]:
     """Fits every model on the same splits.
@@ -55,6 +56,8 @@ def compare(
         reference: the model that differences are from; None: the last one.
         reserve: answers of each new person that shots are drawn from; None: the largest number of shots. Where some
             shots are more, there is a second curve, of people who have answered more than the most shots.
+        draws: of the answers that are shown of new people and those that they are tested on. With few new people one
+            draw says little: among 20 of them accuracy after 5 answers differs by .03 from one to the next.
         workers: processes. Each fits one model on one split at a time, with its share of the cores; numbers can differ
             in the last digits from those of another number of threads.
 
@@ -66,7 +69,8 @@ def compare(
         of the reference minus this one's, with its interval over people, paired and pooled over seeds, and
         `new_difference`, the same by shots; `rise`, by shots, accuracy over that at the fewest shots, with its
         interval; `calibration`, for seen people and by shots: ECE, and what 97.5% of perfectly calibrated models would
-        stay below on these answers; `n_prototypes` of each seed; seconds of a fit.
+        stay below on these answers (of the first draw: those of several are not independent); `n_prototypes` of each
+        seed; seconds of a fit.
 
     Raises:
         InputError: an unknown name, or no model, seed or worker.
@@ -87,11 +91,12 @@ def compare(
         raise InputError("give at least one model")
     whole("seeds", seeds)
     whole("workers", workers)
+    whole("draws", draws)
     reference = names[-1] if reference is None else reference
     if reference not in names:
         raise InputError(f"the reference {reference!r} is not among the models: add it to them")
     names = list(dict.fromkeys(names))
-    plan = _Plan(data, config_of(config), unseen_users, tuple(shots), test, validation, reserve)
+    plan = _Plan(data, config_of(config), unseen_users, tuple(shots), test, validation, reserve, draws)
     tasks = [(name, seed) for seed in range(seeds) for name in names]
     results = dict(zip(tasks, _run(plan, tasks, workers), strict=True))
     compared = [results[reference, seed] for seed in range(seeds)]
@@ -109,6 +114,7 @@ class _Plan:
     test: float
     validation: float
     reserve: int | None
+    draws: int = 1
 
     def run(self, name: str, seed: int) -> "_Result":
         """One model on one split."""
@@ -125,19 +131,21 @@ class _Plan:
         values |= {key: getattr(metrics, key) for key in _MEASURES}
         values["n_prototypes"] = getattr(getattr(model, "config", None), "n_prototypes", None)
         values |= {f"{name}_{n}": None for name, (_, shots) in self._curves().items() for n in shots}
-        predicted = {"seen": _predicted(predict(model, parts.test), parts.test), **self._curve(model, parts.unseen)}
+        seen = [_predicted(predict(model, parts.test), parts.test)]
+        drawn = {"seen": seen, **self._curve(model, parts.unseen)}
+        predicted = {key: Predicted.joined(each) for key, each in drawn.items()}
         for key, each in predicted.items():
             if key != "seen":
                 values[key] = float(np.nanmean(each.accuracy()))
-        return _Result(values, predicted)
+        return _Result(values, predicted, {key: each[0] for key, each in drawn.items()})
 
-    def _curve(self, model: Baseline, unseen: EmbeddedComparisons) -> dict[str, Predicted]:
-        """Predictions for new people by number of shots; none where nobody has enough answers."""
-        out = {}
+    def _curve(self, model: Baseline, unseen: EmbeddedComparisons) -> dict[str, list[Predicted]]:
+        """Predictions of each draw for new people, by number of shots; none where nobody has enough answers."""
+        out: dict[str, list[Predicted]] = {}
         for name, (reserve, shots) in self._curves().items():
             if unseen.comparisons.user_counts().max(initial=0) > reserve:
-                for _, n, test, probability in shot_predictions(model, unseen, shots, 1, reserve):
-                    out[f"{name}_{n}"] = _predicted(probability, test)
+                for _, n, test, probability in shot_predictions(model, unseen, shots, self.draws, reserve):
+                    out.setdefault(f"{name}_{n}", []).append(_predicted(probability, test))
         return out
 
     def _curves(self) -> dict[str, tuple[int, list[int]]]:
@@ -154,6 +162,7 @@ class _Plan:
 class _Result:
     values: dict[str, Any]
     predicted: dict[str, Predicted]  # "seen" and "shots_N"
+    first: dict[str, Predicted]  # the same, of the first draw
 
 
 def _predicted(probability: npt.NDArray[Any], data: EmbeddedComparisons) -> Predicted:
@@ -207,7 +216,8 @@ def _row(name: str, results: list[_Result], reference: list[_Result]) -> dict[st
             continue
         others, own = zip(*both, strict=True)
         difference, intervals = pooled_difference(others, own), pooled_intervals(own)
-        out.setdefault("calibration", {})[key] = pooled_calibration(own)
+        once = [result.first[key] for result in results if key in result.first]
+        out.setdefault("calibration", {})[key] = pooled_calibration(once)
         if key == "seen":
             out["intervals"], out["difference"] = intervals, difference
             out["interval"] = intervals.get("accuracy_by_user", [float("nan")] * 2)
