@@ -28,6 +28,7 @@ _STARTS, _SHORT, _STEPS = 8, 5, 20  # of EM: starts, their steps, and the steps 
 _SURE = 0.8  # of k-means' groups, when EM begins
 _RIDGE = 0.3  # precision of a direction, where questions have a mean square of one
 _HALVINGS = 6  # of a Newton step
+_SAME = 1e-6  # share by which likelihoods of the same kinds differ, in rounding
 
 
 @torch.no_grad()
@@ -41,15 +42,17 @@ def user_groups(tables: Tables, pooled: Prototypes, K: int, generator: torch.Gen
     slope = shards.slope(margin[mean.question], mean.label, 1.0, mean.weight)
     offset, features = (slope * margin).cpu(), shards.features(tables, pooled).cpu()
     answers = tables.answers.to(torch.device("cpu"))
-    scores = answers.sums(answers.label - torch.sigmoid(offset)[answers.question], features, n)
-    scores /= (tables.counts.cpu() + 5.0)[:, None]
+    weight = torch.ones_like(answers.label) if answers.weight is None else answers.weight
+    scores = answers.sums(weight * (answers.label - torch.sigmoid(offset)[answers.question]), features, n)
+    scores /= (torch.bincount(answers.user, weight, minlength=n) + 5.0)[:, None]
     wide = scores.double()
     _, vectors = eigh(shards.total(wide.T @ wide))
     toward = shards.of_all(scores @ vectors[:, -_FIRST:].float())
 
     x = features @ vectors[:, -_RANK:].float()
-    square = shards.total(x.square().sum(1)[answers.question].double().sum()) / shards.count(len(answers))
-    x /= max(float(square), 1e-30) ** 0.5
+    square = (weight * x.square().sum(1)[answers.question]).double().sum()
+    square, total = shards.total(torch.stack([square, weight.double().sum()]))
+    x /= max(float(square / total), 1e-30) ** 0.5
     sample = Sample.of_users(tables, shards)
     mixture = _Mixture.of(sample.of(answers), len(sample.rows), offset, x, shards)
 
@@ -57,7 +60,10 @@ def user_groups(tables: Tables, pooled: Prototypes, K: int, generator: torch.Gen
         group = shards.own(k_means(toward, K, generator, restarts=1))[sample.rows]
         return mixture.fitted(_SURE * F.one_hot(group, K).double() + (1 - _SURE) / K, _SHORT)
 
-    best = max((begun() for _ in range(_STARTS)), key=lambda kinds: kinds.likelihood)
+    starts = [begun() for _ in range(_STARTS)]
+    most = max(kinds.likelihood for kinds in starts)
+    # the first of those that differ in rounding alone: the same kinds in another order, in every process
+    best = next(kinds for kinds in starts if kinds.likelihood >= most - _SAME * abs(most))
     kinds = mixture.fitted(best.share, _STEPS, best.direction)
     odds = offset[:, None] + x @ kinds.direction.float().T
     return torch.softmax(answers.log_likelihood(odds, n) + kinds.mass.log().float(), dim=1)
@@ -132,10 +138,11 @@ class _Mixture:
         second = total(torch.stack([(x * w[:, None]).T @ x for w in (asked * p * (1 - p)).T]))
         step: Tensor = torch.linalg.solve(second + _RIDGE * torch.eye(x.shape[1]).to(x), first)
         before = self._loss(direction, asked, yes)
+        most = before + 1e-9 * before.abs()  # not rounding: all processes must halve as often
         for _ in range(_HALVINGS):
-            worse = self._loss(direction - step, asked, yes) > before
+            worse = self._loss(direction - step, asked, yes) > most
             if not bool(worse.any()):
                 return direction - step
             step[worse] /= 2
-        step[worse] = 0.0
+        step[self._loss(direction - step, asked, yes) > most] = 0.0
         return direction - step

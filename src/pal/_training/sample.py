@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Sample"]
 
 _SOME = 100_000  # answers of the users drawn
+_PEOPLE = 100  # that there are at least, where most have as few answers as that asks for
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Sample:
         """Users who together have no more than enough training answers."""
         counts = shards.of_all(tables.counts.cpu())
         order = torch.randperm(len(counts), generator=torch.Generator().manual_seed(0))
+        # nobody whose answers would leave no room for others
+        order = order[(counts <= max(_SOME / _PEOPLE, float(counts.median())))[order]]
         few = counts[order].cumsum(0) <= _SOME
         few[0] = True
         chosen = torch.zeros(len(counts), dtype=torch.bool)
