@@ -17,6 +17,7 @@ from pal._training.sample import Sample
 from pal._training.tables import Tables
 from pal.prototypes import Prototypes
 from pal.questions import Answers, compact
+from pal.users import simplex
 
 if TYPE_CHECKING:
     from pal._training.alone import Alone
@@ -66,7 +67,7 @@ def user_groups(tables: Tables, pooled: Prototypes, K: int, generator: torch.Gen
     best = next(kinds for kinds in starts if kinds.likelihood >= most - _SAME * abs(most))
     kinds = mixture.fitted(best.share, _STEPS, best.direction)
     odds = offset[:, None] + x @ kinds.direction.float().T
-    return torch.softmax(answers.log_likelihood(odds, n) + kinds.mass.log().float(), dim=1)
+    return simplex(answers.log_likelihood(odds, n) + kinds.mass.log().float())
 
 
 @dataclass(frozen=True)
