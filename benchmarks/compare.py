@@ -24,7 +24,7 @@ PEERS = (
 )
 RIVALS = ("metric", "lore", "user-embedding", "vpl", "factor")  # of which the best is looked at
 SHOTS, RESERVE = (0, 1, 2, 5, 10, 20, 50), 25
-DRAWS = {"taxes": 20, "brexit": 20, "football": 20}  # of new people's answers, where they are 14 to 60 people a split
+DRAWS = {"taxes": 20, "brexit": 20, "football": 20}  # of new people's answers, where they are 14 to 53 people a split
 
 
 def polis(folder: str) -> pal.EmbeddedComparisons:

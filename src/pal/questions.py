@@ -138,6 +138,11 @@ class Answers:
     def __len__(self) -> int:
         return len(self.user)
 
+    @property
+    def counting(self) -> Tensor:
+        """(n,) how often each answer counts: its weight, or once."""
+        return torch.ones_like(self.label) if self.weight is None else self.weight
+
     def take(self, rows: Tensor) -> "Answers":
         """The answers at these rows (m,)."""
         # twice as fast as an index
@@ -162,7 +167,7 @@ class Answers:
 
         Soft labels are shares of an answer; an answer's weight is how often it counts.
         """
-        weight = torch.ones_like(self.label) if self.weight is None else self.weight
+        weight = self.counting
         return self.sums(weight * self.label, odds, n_users) - self.sums(weight, F.softplus(odds), n_users)
 
     def to(self, device: torch.device) -> "Answers":

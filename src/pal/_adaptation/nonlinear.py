@@ -36,7 +36,7 @@ def descend(
         reliability: (U,) by which a person's margins are multiplied; None: 1.
     """
     loss, K, bias = get_loss(model.config.loss), model.n_prototypes, model.config.side_bias / model.config.slope
-    c = torch.ones_like(answers.label) if answers.weight is None else answers.weight
+    c = answers.counting
     everyone = torch.arange(n_users)
     times = (torch.ones(n_users) if reliability is None else reliability)[answers.user]
     log_prior = prior.float().clamp(min=1e-6).log().expand(n_users, K)

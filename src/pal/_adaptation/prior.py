@@ -116,6 +116,6 @@ def _log_likelihood(model: RewardModel, terms: Terms, answers: Answers, n_users:
     nobody = torch.zeros_like(answers.user)
     columns = [model.prototypes.margin(terms, atom[None], answers.question, nobody) for atom in atoms]
     z = slope * torch.stack(columns, dim=1) + bias
-    weight = torch.ones_like(answers.label) if answers.weight is None else answers.weight
+    weight = answers.counting
     gain = (z * answers.label[:, None] - F.softplus(z)) * weight[:, None]
     return torch.zeros(n_users, len(atoms)).index_add_(0, answers.user, gain)

@@ -168,7 +168,7 @@ class Shards(Alone):
         given = answers.label.new_tensor(len(answers)) if answers.weight is None else answers.weight.sum()
         pooled = tables.pooled()
         mine = pooled.answers
-        share = torch.ones_like(mine.label) if mine.weight is None else mine.weight
+        share = mine.counting
         scale = given / max(len(mine), 1) / (self.total(given) / self.n_questions)
         if len(mine) < len(tables.questions):  # questions whose answers all have weight 0: they stay, as nothing
             weight, label = mine.label.new_zeros(2, len(tables.questions))

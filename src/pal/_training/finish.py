@@ -375,7 +375,7 @@ def _joined(terms: Terms, answers: Answers, more_terms: Terms, more: Answers) ->
 
     weight = None
     if answers.weight is not None or more.weight is not None:
-        weight = torch.cat([torch.ones_like(a.label) if a.weight is None else a.weight for a in (answers, more)])
+        weight = torch.cat([a.counting for a in (answers, more)])
     names = ("margins", "difference", "offset", "directions")
     joined = Terms(**{name: both(getattr(terms, name), getattr(more_terms, name)) for name in names})
     first = next(getattr(terms, name) for name in names if getattr(terms, name) is not None)

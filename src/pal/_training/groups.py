@@ -43,7 +43,7 @@ def user_groups(tables: Tables, pooled: Prototypes, K: int, generator: torch.Gen
     slope = shards.slope(margin[mean.question], mean.label, 1.0, mean.weight)
     offset, features = (slope * margin).cpu(), shards.features(tables, pooled).cpu()
     answers = tables.answers.to(torch.device("cpu"))
-    weight = torch.ones_like(answers.label) if answers.weight is None else answers.weight
+    weight = answers.counting
     scores = answers.sums(weight * (answers.label - torch.sigmoid(offset)[answers.question]), features, n)
     scores /= (torch.bincount(answers.user, weight, minlength=n) + 5.0)[:, None]
     wide = scores.double()
@@ -103,7 +103,7 @@ class _Mixture:
         """Of answers by users in [0, n_users), to questions in [0, Q): ``offset`` (Q,), ``x`` (Q, r)."""
         used, question = compact(answers.question, len(x))
         answers = replace(answers, question=question)
-        weight = torch.ones_like(answers.label) if answers.weight is None else answers.weight
+        weight = answers.counting
         asked, yes = (answers.matrix(value, n_users, len(used)) for value in (weight, weight * answers.label))
         return cls(asked, yes, offset[used, None].double(), x[used].double(), shards)
 

@@ -1,4 +1,4 @@
-"""Where training starts: initial maps and prototypes, and a group for each user."""
+"""Where training starts: initial maps and prototypes, and each user's kind."""
 
 import copy
 from typing import TYPE_CHECKING

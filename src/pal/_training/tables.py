@@ -39,7 +39,7 @@ class Tables:
     def pooled(self) -> "Tables":
         """The same with one training answer a question: the mean label, weighted by the number of answers."""
         answers, n = self.answers, len(self.questions)
-        each = torch.ones_like(answers.label) if answers.weight is None else answers.weight
+        each = answers.counting
         weight = torch.bincount(answers.question, each, minlength=n)
         asked = weight.nonzero().squeeze(1)
         label = torch.bincount(answers.question, each * answers.label, minlength=n)[asked] / weight[asked]
