@@ -87,7 +87,7 @@ def check_same(one, two):
         assert np.allclose(one.history[column], two.history[column], rtol=2e-3, atol=2e-4), column
     first = one.history["n_prototypes"] == 1
     assert np.allclose(one.history["train_loss"].filter(first), two.history["train_loss"].filter(first), atol=1e-6)
-    for name in ("held_to", "strength", "few_shot_strength", "n_prototypes", "steps"):
+    for name in ("held_to", "strength", "few_shot_held_to", "few_shot_strength", "n_prototypes", "steps"):
         assert one.metrics[name] == two.metrics[name], name
     assert abs(one.p_value - two.p_value) < 1e-3
     same_users(one.model, two.model, 1e-2)

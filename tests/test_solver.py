@@ -85,7 +85,7 @@ def test_people_who_differ_in_one_direction_are_told_from_few_answers_by_a_norma
     others = [solve_weights(m, y, u, users, strength=strength) for strength in (1.0, 3.0, 10.0, 30.0)]
     error, *errors = (float((found.weights - true).square().sum(1).mean()) for found in (normal, *others))
     assert error < 0.7 * min(errors)
-    spread = variances(normal.weights, m, y, u, torch.full((K,), 1 / K), 0.1, precision=precision)
+    spread, _ = variances(normal.weights, m, y, u, torch.full((K,), 1 / K), 0.1, precision=precision)
     z = (normal.weights - true) / spread.sqrt()
     assert 0.7 < float(z[:, :4].square().mean()) < 1.4  # as sure as it is right
 
@@ -302,7 +302,7 @@ def test_more_answers_make_weights_surer(loss):
     for n in (5, 50, 400):
         u = torch.zeros(n, dtype=torch.long)
         found = solve_weights(m[:n], y[:n], u, 1, loss=loss)
-        spread.append(float(variances(found.weights, m[:n], y[:n], u, torch.full((4,), 0.25), 1.0, loss).sum()))
+        spread.append(float(variances(found.weights, m[:n], y[:n], u, torch.full((4,), 0.25), 1.0, loss)[0].sum()))
     assert spread[0] > 1.5 * spread[1] > 3 * spread[2]
 
 
@@ -314,7 +314,7 @@ def test_each_user_may_be_held_with_a_strength_of_their_own():
         alone = solve_weights(m[u == row], y[u == row], u[u == row] * 0, 1, strength=float(strength[row]))
         torch.testing.assert_close(both.weights[row], alone.weights[0], rtol=0, atol=1e-4)
     prior = torch.full((4,), 0.25)
-    spread = variances(both.weights, m, y, u, prior, strength).sum(1)
+    spread = variances(both.weights, m, y, u, prior, strength)[0].sum(1)
     assert spread[0] > spread[1] > spread[2]
     for bad in (strength[:2], torch.tensor([1.0, 0.0, 1.0])):
         with pytest.raises(pal.InputError, match="strength must be positive"):

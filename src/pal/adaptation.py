@@ -5,6 +5,7 @@ posterior mean under it is their prior; around it their weights minimise, over t
 
     J(w) = sum_j weight_j loss(label_j, w . m_j) + strength KL(prior || w),
 
+or, where people are found to be a continuum, around the population's mean, with a normal prior beside the divergence;
 which in the linear variants is convex and solved to a certificate, for all users at once (`pal._adaptation.solver`).
 """
 
@@ -61,8 +62,9 @@ def adapt(
     Args:
         model: the model to adapt.
         few: the users' comparisons, embedded as the model's training data were.
-        strength: of the prior; None for the one chosen in training.
-        prior: (K,) what everybody is shrunk towards; None for each person's posterior mean under the population.
+        strength: of KL(prior || w); None for the one chosen in training.
+        prior: (K,) what everybody is shrunk towards; None for each person's posterior mean under the population, or
+            the mean of a population with a normal prior.
 
     Raises:
         InputError: the vectors are not of the kind the model was trained on, a strength that is not positive, or a
@@ -80,13 +82,12 @@ def adapt(
     terms = model.terms(questions)
     weight = None if table.weight is None else torch.from_numpy(table.weight.copy())
     answers = Answers(torch.from_numpy(user.astype(np.int64)), question, torch.from_numpy(table.label.copy()), weight)
-    if prior is None:
+    if prior is None and model.precision is None:
         held = Prior(*posterior(model, model.prior, terms, answers, n), strength)
     else:
-        centre = prior.expand(n, -1)
-        held = Prior(centre, torch.zeros_like(centre), strength)
+        held = Prior.at(model.population if prior is None else prior, n, strength, model.precision)
     solution = fit_weights(model, terms, answers, n, held)
-    variance = uncertainty(model, terms, answers, solution.weights, held)
+    variance, _ = uncertainty(model, terms, answers, solution.weights, held)
     return AdaptedUsers(
         ids,
         solution.weights,

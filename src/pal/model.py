@@ -47,8 +47,11 @@ class RewardModel(nn.Module):
         prior = Population.of(population)
         self.register_buffer("atoms", prior.atoms.detach().clone().float())
         self.register_buffer("mass", prior.mass.detach().clone().float())
+        precision = prior.precision
+        self.register_buffer("precision", None if precision is None else precision.detach().clone().float())
         self.atoms: Tensor
         self.mass: Tensor
+        self.precision: Tensor | None
         self.metrics: dict[str, Any] = {}
         self._encoders: dict[str, Encoder] = {}
         self.eval()
@@ -61,7 +64,7 @@ class RewardModel(nn.Module):
     @property
     def prior(self) -> Population:
         """The density on the simplex from which new people come."""
-        return Population(self.atoms, self.mass)
+        return Population(self.atoms, self.mass, self.precision)
 
     @property
     def population(self) -> Tensor:
@@ -336,7 +339,8 @@ class RewardModel(nn.Module):
         except (InputError, pl.exceptions.PolarsError) as error:
             raise SavedModelError(f"{folder}: users.parquet does not fit config.json: {error}") from None
         size = state["atoms"].shape[0] if state.get("atoms", torch.zeros(0)).ndim == 2 else 1
-        empty = Population(torch.zeros(size, config.n_prototypes), torch.zeros(size))
+        normal = torch.zeros(config.n_prototypes, config.n_prototypes) if "precision" in state else None
+        empty = Population(torch.zeros(size, config.n_prototypes), torch.zeros(size), normal)
         model = cls(config, prototypes, table, empty)
         try:
             model.load_state_dict(state, strict=True)

@@ -54,10 +54,13 @@ class Population:
     Attributes:
         atoms: (M, K) float32, each on the simplex.
         mass: (M,) float32, positive, summing to 1.
+        precision: (K, K) float32, of the normal density around their mean that a new person's weights are held to;
+            None: to the posterior under the atoms.
     """
 
     atoms: Tensor
     mass: Tensor
+    precision: Tensor | None = None
 
     @classmethod
     def of(cls, given: "Population | Tensor") -> "Population":

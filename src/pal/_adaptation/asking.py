@@ -89,14 +89,16 @@ class Person:
         self._margins = np.concatenate([self._margins, biased])
         self._labels = np.concatenate([self._labels, y.double().numpy()])
         self._counts = np.concatenate([self._counts, c.double().numpy()])
-        centre = self.log_mass.exp() @ self.atoms
-        centre = centre / centre.sum()
+        centre = self.posterior.mean
         if self.model.n_prototypes == 1 or config.partition:
             self.weights = centre
             return
+        precision = None if self.model.precision is None else self.model.precision.double().numpy()
+        if precision is not None:
+            centre = self.model.population
         answers = (self._margins, self._labels, self._counts)
         prior, start = centre.double().numpy(), self.weights.double().numpy()
-        found = solve_one(*answers, prior, config.strength, get_loss(config.loss), start)
+        found = solve_one(*answers, prior, config.strength, get_loss(config.loss), start, precision)
         self.weights = torch.from_numpy(found).float()
 
     @property

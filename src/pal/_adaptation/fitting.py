@@ -60,13 +60,18 @@ def uncertainty(
     weights: Tensor,
     prior: Prior,
     reliability: Tensor | None = None,
-) -> Tensor:
-    """Variance (U, K) of solved weights (U, K): around them, where it is known how to find it, and of the centre."""
-    if model.n_prototypes == 1 or model.config.partition or terms.margins is None:
-        return prior.variance
+) -> tuple[Tensor, Tensor]:
+    """How sure solved weights (U, K) are.
+
+    Returns:
+        The variance of each weight (U, K), around it, where it is known how to find it, and of the prior's centre; and
+        the covariances around the weights, summed over all users, (K, K) float64.
+    """
+    K = model.n_prototypes
+    if K == 1 or model.config.partition or terms.margins is None:
+        return prior.variance, torch.zeros(K, K, dtype=torch.float64)
     margins = _margins(model, terms, answers, reliability)
-    # the law of total variance: of the centre, and around the weights
-    return prior.variance + variances(
+    around, total = variances(
         weights,
         margins,
         answers.label,
@@ -77,6 +82,7 @@ def uncertainty(
         answers.weight,
         prior.precision,
     )
+    return prior.variance + around, total  # the law of total variance
 
 
 def _margins(model: RewardModel, terms: Terms, answers: Answers, reliability: Tensor | None) -> Tensor:

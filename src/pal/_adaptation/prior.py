@@ -1,7 +1,8 @@
 """An empirical-Bayes prior on user weights: atoms on the simplex, their masses fitted to the training users' answers.
 
 The masses maximise the likelihood of the users as draws from the mixture (Kiefer and Wolfowitz, 1956), by EM. A new
-person's posterior over the atoms is exact; its mean is where their own weights are then looked for.
+person's posterior over the atoms is exact; its mean is where their own weights are then looked for. Where people are a
+continuum, a normal density around the mean of the atoms says more than they do (`pal._adaptation.normal` learns it).
 """
 
 from collections.abc import Callable
@@ -17,9 +18,10 @@ from pal.prototypes import Terms
 from pal.questions import Answers, compact
 from pal.users import Population
 
-__all__ = ["Prior", "learn_population", "posterior"]
+__all__ = ["BARRIER", "Prior", "learn_population", "posterior"]
 
 ATOMS = 256
+BARRIER = 0.1  # strength of the divergence beside a normal prior: keeps weights off the edges
 _CELLS = 16_000_000  # users or questions x atoms at a time
 _SHRINKAGE = 20.0  # people
 _STEPS = 30  # of EM: the likelihood has settled
@@ -40,6 +42,12 @@ class Prior:
     variance: Tensor
     strength: float | Tensor
     precision: Tensor | None = None
+
+    @classmethod
+    def at(cls, centre: Tensor, n_users: int, strength: float, precision: Tensor | None = None) -> "Prior":
+        """All held to one centre (K,)."""
+        centre = centre.expand(n_users, -1)
+        return cls(centre, torch.zeros_like(centre), strength, precision)
 
 
 def learn_population(

@@ -102,14 +102,17 @@ def variances(
     loss: str = "logistic",
     weight: Tensor | None = None,
     precision: Tensor | None = None,
-) -> Tensor:
-    """Variance of each weight (U, K) around solved weights (U, K), by Laplace's approximation on the simplex.
+) -> tuple[Tensor, Tensor]:
+    """How sure solved weights (U, K) are, by Laplace's approximation on the simplex.
 
     The hinge, whose corner has no curvature, counts as smooth_hinge.
-    Without answers it is prior (1 - prior) / strength, close to that of a Dirichlet of that strength.
+    Without answers a variance is prior (1 - prior) / strength, close to that of a Dirichlet of that strength.
+
+    Returns:
+        The variance of each weight (U, K), and the covariances of all users, summed, (K, K) float64.
     """
     found = weights.detach().cpu().double().numpy()
-    result = np.empty(found.shape, np.float32)
+    result, total = np.empty(found.shape, np.float32), np.zeros((found.shape[1],) * 2)
     kind = get_loss("smooth_hinge" if loss == "hinge" else loss)
     for users, narrow in problems(margins, label, user, len(found), prior, strength, weight, precision):
         p, w = narrow.to(np.float64), found[users].T.clip(1e-9)
@@ -117,10 +120,12 @@ def variances(
         hessian = _scaled_hessian(p, second * p.c, w, np.broadcast_to(p.strength * p.prior, w.shape))
         eye = np.broadcast_to(np.eye(len(w))[:, :, None], hessian.shape)
         solved = _solve(hessian, np.concatenate([eye, w[:, None]], axis=1))
-        along = solved[:, -1]
-        free = solved.diagonal().T - np.square(along) / (w * along).sum(0)
+        along = solved[:, -1] / np.sqrt((w * solved[:, -1]).sum(0))
+        free = solved[:, :-1].diagonal().T - np.square(along)
         result[users] = (np.square(w) * free.clip(0)).T
-    return torch.from_numpy(result)
+        shift = w * along
+        total += np.einsum("jku,ju,ku->jk", solved[:, :-1], w, w) - shift @ shift.T
+    return torch.from_numpy(result), torch.from_numpy(total)
 
 
 def _one_by_one(users: int) -> bool:

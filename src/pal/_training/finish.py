@@ -1,9 +1,8 @@
 """After the loop: the shared part is frozen, weights solved, probabilities calibrated, the population learned."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pal._adaptation.fitting import fit_weights, uncertainty
-from pal._adaptation.prior import Prior, learn_population, posterior
+from pal._adaptation.normal import learn_precision
+from pal._adaptation.prior import BARRIER, Prior, learn_population, posterior
 from pal._training.alone import Alone
 from pal._training.sample import Sample
 from pal._training.tables import Tables
@@ -24,13 +24,12 @@ from pal.users import Population, UserWeights, concentration_of
 
 __all__ = ["Finished", "finish", "refitted"]
 
-FEW_STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0)  # around a new person's posterior mean
-# What a seen person's weights are held to, and how strongly: validation chooses. Everybody's mean is best where answers
-# are many and people a continuum, mostly as the centre of a normal prior with the covariance of people's weights; the
-# posterior under the population where people are of a few kinds or say little.
-STRENGTHS = {"mean": (1.0, 3.0, 10.0, 30.0, 100.0), "posterior": FEW_STRENGTHS, "normal": (0.5, 1.0, 2.0, 4.0)}
+# What a person's weights are held to, and how strongly: validation chooses, for seen people and for new ones. The mean
+# of the population is best where people are a continuum, as the centre of a normal prior with their covariance (a
+# strength is then a factor on its precision); the posterior under it where they are of a few kinds or say little.
+FEW_STRENGTHS = {"posterior": (10.0, 30.0, 100.0, 300.0, 1000.0), "normal": (2.0, 1.0, 0.5, 0.25)}
+STRENGTHS = {"mean": (1.0, 3.0, 10.0, 30.0, 100.0), **FEW_STRENGTHS}
 SHOTS = (2, 8, 32)  # at which seen people play new ones
-_BARRIER = 0.1  # strength of the prior beside a normal one: keeps weights off the edges
 
 
 @dataclass(frozen=True)
@@ -118,23 +117,20 @@ class _Finish:
         self.terms, self.val_terms = self.model.terms(tables.questions), self.model.terms(tables.val_questions)
         self.solves = shape.n_prototypes > 1 and (self.terms.margins is not None or shape.partition)
 
-    @cached_property
-    def precision(self) -> Tensor:
-        """(K, K) of a normal prior with the covariance of the trained users' weights."""
-        return _precision(self.trained.weights, self.mean, self.shards)
-
     def run(self) -> Finished:
         answers, val, n = self.tables.answers, self.tables.val_answers, len(self.trained)
         sample = Sample.of_users(self.tables, self.shards)
         some, some_val = sample.of(answers), sample.of(val)
-        held, strength, few_strength = "mean", self.model.config.strength, FEW_STRENGTHS[1]
+        held, strength = "mean", self.model.config.strength
+        few_held, few_strength = "posterior", FEW_STRENGTHS["posterior"][1]
         if self.model.n_prototypes > 1:
             self._calibrate(self._judge(self.trained, val), val)
             self._learn_population(self.terms, some, sample)
         if self.solves and not self.model.config.partition and self.shards.count(len(some_val)):
             users = self.trained.take(sample.rows.numpy())
+            self._learn_precision(self.terms, some, sample)
             held, strength = self._best(some, some_val, users)
-            few_strength = self._best_for_new(sample, some, some_val, users)
+            few_held, few_strength = self._best_for_new(sample, some, some_val, users)
         people = self._people(self.terms, answers, held, strength)
         judged = self._judge(people, val)
         self._calibrate(judged, val)
@@ -149,21 +145,28 @@ class _Finish:
             "validation_accuracy": self._mean_of(right),
             "held_to": held,
             "strength": strength,
+            "few_shot_held_to": few_held,
             "few_shot_strength": few_strength,
         }
         if self.solves:
-            self._change(strength=few_strength)
+            self._hold_new(few_held, few_strength)
         shared_loss = self._weighted(_losses(*shared, val, slope), val)
         return Finished(self.model.with_users(people), losses, shared_loss, metrics, self._size(people.weights))
 
     def refit(self, done: Finished) -> RewardModel:
         self._temper(done)
+        held, few_held = done.metrics["held_to"], done.metrics["few_shot_held_to"]
         known = (self.tables.val_answers.user < len(self.trained)).nonzero().squeeze(1)
         terms, both = _joined(self.terms, self.tables.answers, self.val_terms, self.tables.val_answers.take(known))
         if self.model.n_prototypes > 1:
             sample = Sample.of_users(self.tables, self.shards)
-            self._learn_population(terms, sample.of(both), sample)
-        people = self._people(terms, both, done.metrics["held_to"], done.metrics["strength"])
+            some = sample.of(both)
+            self._learn_population(terms, some, sample)
+            if "normal" in (held, few_held):
+                self._learn_precision(terms, some, sample)
+        if self.solves:
+            self._hold_new(few_held, done.metrics["few_shot_strength"])
+        people = self._people(terms, both, held, done.metrics["strength"])
         return self.model.with_users(people)
 
     def _change(self, population: Population | None = None, **config: Any) -> None:
@@ -179,6 +182,20 @@ class _Finish:
         weights = self.shards.of_all(self.trained.weights)[sample.chosen]
         here = len(sample.rows)
         self._change(learn_population(self.model, terms, some, here, weights, self.shards.total))
+
+    def _learn_precision(self, terms: Terms, some: Answers, sample: Sample) -> None:
+        """That of a normal prior with the covariance of people's weights."""
+        users = self.trained.take(sample.rows.numpy())
+        weights, reliability, total = users.weights, users.reliability, self.shards.total
+        self.precision = learn_precision(self.model, terms, some, weights, reliability, total)
+
+    def _hold_new(self, held: str, strength: float) -> None:
+        """What new people's weights are held to, how strongly."""
+        if held == "normal":
+            prior = replace(self.model.prior, precision=strength * self.precision)
+            self._change(prior, strength=BARRIER)
+        else:
+            self._change(strength=strength)
 
     def _mean_of(self, x: Tensor) -> float:
         """The mean of ``x`` (n,) over all processes; NaN where there is nothing."""
@@ -214,23 +231,21 @@ class _Finish:
         strengths: Sequence[float],
         before: UserWeights | None = None,
     ) -> list[Prior]:
-        """What users' weights are held to, with each strength (of a normal prior: a factor on its covariance).
+        """What users' weights are held to, with each strength (of a normal prior: a factor on its precision).
 
         Users of whom something was known before are held to that, as strongly as it was known.
         """
         model, n = self.model, len(users)
-        variance = torch.zeros_like(users.weights)
         if model.config.partition:
             likely, _ = posterior(model, model.prior, terms, answers, n)
-            centre = F.one_hot(likely.argmax(1), model.n_prototypes).float()
+            priors = [Prior.at(F.one_hot(likely.argmax(1), model.n_prototypes).float(), n, s) for s in strengths]
         elif held == "posterior":
             centre, variance = posterior(model, model.prior, terms, answers, n)
-        else:
-            centre = self.mean.expand(n, -1)
-        if held == "normal":
-            priors = [Prior(centre, variance, _BARRIER, self.precision / spread) for spread in strengths]
-        else:
             priors = [Prior(centre, variance, strength) for strength in strengths]
+        elif held == "normal":
+            priors = [Prior.at(model.population, n, BARRIER, strength * self.precision) for strength in strengths]
+        else:
+            priors = [Prior.at(self.mean, n, strength) for strength in strengths]
         if before is None or model.config.partition:
             return priors
         rows = torch.from_numpy(before.rows(users.ids).copy())
@@ -239,7 +254,7 @@ class _Finish:
     def _solved(self, terms: Terms, answers: Answers, users: UserWeights, prior: Prior) -> UserWeights:
         model, n, reliability = self.model, len(users), users.reliability
         weights = fit_weights(model, terms, answers, n, prior, reliability).weights
-        variance = uncertainty(model, terms, answers, weights, prior, reliability)
+        variance, _ = uncertainty(model, terms, answers, weights, prior, reliability)
         sure = concentration_of(weights, variance) if bool((variance > 0).any()) else torch.full((n,), torch.inf)
         return UserWeights(users.ids, weights, torch.bincount(answers.user, minlength=n), reliability, sure)
 
@@ -253,11 +268,10 @@ class _Finish:
                 judged = self._judge(self._solved(self.terms, some, users, prior), val)
                 yield _Held(held, strength, self._log_loss(judged, val, self._slope(judged, val)))
 
-        best = min((while_better(tries(held)) for held in STRENGTHS), key=lambda found: found.loss)
-        return best.to, best.strength
+        return _least(tries, STRENGTHS)
 
-    def _best_for_new(self, sample: Sample, some: Answers, val: Answers, users: UserWeights) -> float:
-        """How strongly new people are held to their posterior mean: seen people play them."""
+    def _best_for_new(self, sample: Sample, some: Answers, val: Answers, users: UserWeights) -> tuple[str, float]:
+        """To what new people's weights are held and how strongly: seen people play them."""
         n = len(users)
         users = replace(users, reliability=torch.ones(n))
         place, count = self.shards.among(sample.taken(self.tables.answers))
@@ -266,15 +280,16 @@ class _Finish:
         counts = torch.bincount(some.user, minlength=n)
         rank = torch.arange(len(some)) - (counts.cumsum(0) - counts)[some.user[order]]
         shown = [some.take(order[rank < shots]) for shots in SHOTS]
-        priors = [self._priors(self.terms, few, users, "posterior", FEW_STRENGTHS) for few in shown]
 
-        def tries() -> Iterator[_Held]:
-            for strength, *held in zip(FEW_STRENGTHS, *priors, strict=True):
-                played = [self._solved(self.terms, few, users, prior) for few, prior in zip(shown, held, strict=True)]
+        def tries(held: str) -> Iterator[_Held]:
+            strengths = FEW_STRENGTHS[held]
+            all_priors = [self._priors(self.terms, few, users, held, strengths) for few in shown]
+            for strength, *priors in zip(strengths, *all_priors, strict=True):
+                played = [self._solved(self.terms, few, users, prior) for few, prior in zip(shown, priors, strict=True)]
                 losses = [self._log_loss(self._judge(people, val), val, self.model.config.slope) for people in played]
-                yield _Held("posterior", strength, sum(losses))
+                yield _Held(held, strength, sum(losses))
 
-        return while_better(tries()).strength
+        return _least(tries, FEW_STRENGTHS)
 
     # -- probabilities ------------------------------------------------------------------------------------------
 
@@ -336,6 +351,12 @@ class _Held:
     loss: float
 
 
+def _least(tries: Callable[[str], Iterator[_Held]], kinds: Iterable[str]) -> tuple[str, float]:
+    """The kind of prior, and its strength, of least loss."""
+    best = min((while_better(tries(kind)) for kind in kinds), key=lambda found: found.loss)
+    return best.to, best.strength
+
+
 def _known(prior: Prior, rows: Tensor, before: UserWeights) -> Prior:
     """The prior of users, those who were known before (``rows`` (n,) of them, -1 if not) held to what was known."""
     known, n = (rows >= 0).nonzero().squeeze(1), len(rows)
@@ -347,14 +368,6 @@ def _known(prior: Prior, rows: Tensor, before: UserWeights) -> Prior:
     strength = torch.as_tensor(prior.strength).expand(n).float().clone()
     centre[known], variance[known], strength[known] = before.weights[rows], 0.0, sure.clamp(min=1e-3)
     return replace(prior, centre=centre, variance=variance, strength=strength)
-
-
-def _precision(weights: Tensor, mean: Tensor, shards: Alone) -> Tensor:
-    """(K, K) inverse covariance of users' weights (n, K) around their mean; the least variances are lifted a little."""
-    covariance = _second_moment(weights, mean, shards)
-    K = len(covariance)
-    floor = 1e-3 * covariance.trace() / K + 1e-6
-    return torch.inverse(covariance + floor * torch.eye(K, dtype=torch.float64))
 
 
 def _second_moment(weights: Tensor, around: Tensor, shards: Alone) -> Tensor:
