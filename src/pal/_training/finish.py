@@ -30,6 +30,7 @@ __all__ = ["Finished", "finish", "refitted"]
 FEW_STRENGTHS = {"posterior": (10.0, 30.0, 100.0, 300.0, 1000.0), "normal": (2.0, 1.0, 0.5, 0.25)}
 STRENGTHS = {"mean": (1.0, 3.0, 10.0, 30.0, 100.0), **FEW_STRENGTHS}
 SHOTS = (2, 8, 32)  # at which seen people play new ones
+FOLDS = 5  # of whom those who play are not in the population that they play in
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,11 @@ class _Finish:
         if self.model.config.partition:
             self._change(Population(torch.eye(self.model.n_prototypes), self.mean.clamp(min=1e-6)))
             return
+        self._change(self._population(terms, some, sample))
+
+    def _population(self, terms: Terms, some: Answers, sample: Sample) -> Population:
         weights = self.shards.of_all(self.trained.weights)[sample.chosen]
-        here = len(sample.rows)
-        self._change(learn_population(self.model, terms, some, here, weights, self.shards.total))
+        return learn_population(self.model, terms, some, len(sample.rows), weights, self.shards.total)
 
     def _learn_precision(self, terms: Terms, some: Answers, sample: Sample) -> None:
         """That of a normal prior with the covariance of people's weights."""
@@ -272,19 +275,32 @@ class _Finish:
 
     def _best_for_new(self, sample: Sample, some: Answers, val: Answers, users: UserWeights) -> tuple[str, float]:
         """To what new people's weights are held and how strongly: seen people play them."""
-        n = len(users)
+        n, answers = len(users), self.tables.answers
         users = replace(users, reliability=torch.ones(n))
-        place, count = self.shards.among(sample.taken(self.tables.answers))
+        place, count = self.shards.among(sample.taken(answers))
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).argsort()[place].argsort()
         order = order[torch.argsort(some.user[order], stable=True)]
         counts = torch.bincount(some.user, minlength=n)
         rank = torch.arange(len(some)) - (counts.cumsum(0) - counts)[some.user[order]]
         shown = [some.take(order[rank < shots]) for shots in SHOTS]
+        # somebody's own weights among the atoms would tell of them
+        of_others = [
+            (fold[:, None], self._population(self.terms, others.of(answers), others))
+            for fold, others in sample.folds(FOLDS, self.shards)
+        ]
+
+        def priors_of(few: Answers, held: str) -> list[Prior]:
+            if held == "normal":
+                return self._priors(self.terms, few, users, held, FEW_STRENGTHS[held])
+            known = torch.zeros(2, n, self.model.n_prototypes)
+            for fold, population in of_others:
+                found = posterior(self.model, population, self.terms, few, n)
+                known = torch.where(fold, torch.stack(found), known)
+            return [Prior(known[0], known[1], strength) for strength in FEW_STRENGTHS[held]]
 
         def tries(held: str) -> Iterator[_Held]:
-            strengths = FEW_STRENGTHS[held]
-            all_priors = [self._priors(self.terms, few, users, held, strengths) for few in shown]
-            for strength, *priors in zip(strengths, *all_priors, strict=True):
+            all_priors = [priors_of(few, held) for few in shown]
+            for strength, *priors in zip(FEW_STRENGTHS[held], *all_priors, strict=True):
                 played = [self._solved(self.terms, few, users, prior) for few, prior in zip(shown, priors, strict=True)]
                 losses = [self._log_loss(self._judge(people, val), val, self.model.config.slope) for people in played]
                 yield _Held(held, strength, sum(losses))

@@ -1,5 +1,6 @@
 """A sample of users, for what need not be learned from all of their answers."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,14 @@ class Sample:
         chosen = torch.zeros(len(counts), dtype=torch.bool)
         chosen[order[few]] = True
         return cls(chosen, shards.own(chosen).nonzero().squeeze(1), len(tables.user_ids))
+
+    def folds(self, n: int, shards: "Alone") -> Iterator[tuple[Tensor, "Sample"]]:
+        """Which of the users here are in each of n parts, and a sample of all the others (of one user: of this one)."""
+        fold = torch.where(self.chosen, (self.chosen.cumsum(0) - 1) % n, -1)
+        for part in range(n):
+            others = self.chosen & (fold != part)
+            others = others if bool(others.any()) else self.chosen
+            yield shards.own(fold)[self.rows] == part, Sample(others, shards.own(others).nonzero().squeeze(1), self.n)
 
     def _place(self, answers: Answers) -> Tensor:
         place = torch.full((self.n + 1,), -1)

@@ -1,0 +1,193 @@
+"""A normal density of people's weights, for people who are a continuum."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import pal
+from pal._adaptation.fitting import fit_weights
+from pal._adaptation.normal import learn_precision
+from pal._adaptation.prior import BARRIER, Prior
+from pal.adaptation import Person
+from pal.losses import LOSSES
+from pal.model import ModelConfig, RewardModel, make_prototypes
+from pal.prototypes import Terms
+from pal.questions import Answers
+from pal.users import Population, UserWeights
+
+K = 4
+SPREAD = torch.tensor([[0.11, 0.09, -0.1, -0.1], [0.05, -0.05, 0.02, -0.02]], dtype=torch.float64)  # of people
+
+
+def a_model(mean, loss="logistic"):
+    config = ModelConfig("a", n_prototypes=len(mean), map="linear", response_dim=3, latent_dim=3, loss=loss)
+    prototypes = make_prototypes(config, torch.Generator().manual_seed(0))
+    return RewardModel(config, prototypes, UserWeights.none(len(mean)), mean)
+
+
+def people(n=800, answers=25, seed=0):
+    """True weights (n, K), normal around even ones, and answers to questions of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    true = 0.25 + torch.randn(n, 2, generator=generator).double() @ SPREAD
+    true = true.clamp(min=1e-3) / true.clamp(min=1e-3).sum(1, keepdim=True)
+    user = torch.arange(n).repeat_interleave(answers)
+    margins = 4 * torch.randn(len(user), K, generator=generator)
+    p = torch.sigmoid((margins * true[user]).sum(1))
+    label = (torch.rand(len(user), generator=generator) < p).float()
+    return true, Terms(margins=margins), Answers(user, torch.arange(len(user)), label)
+
+
+def shrunk(model, terms, answers, n):
+    return fit_weights(model, terms, answers, n, Prior.at(model.population, n, 7.0)).weights
+
+
+def test_the_covariance_is_that_of_people_not_of_their_shrunk_weights():
+    true, terms, answers = people()
+    model, n = a_model(torch.full((K,), 0.25)), len(true)
+    weights = shrunk(model, terms, answers, n)
+    precision = learn_precision(model, terms, answers, weights, torch.ones(n))
+    found, wanted, naive = torch.inverse(precision), torch.cov(true.T), torch.cov(weights.double().T)
+    _, ways = torch.linalg.eigh(wanted)
+    strong, weak, none = ways[:, -1], ways[:, -2], ways[:, -3]
+
+    def along(covariance, way):
+        return float(way @ covariance @ way)
+
+    assert along(naive, strong) < 0.5 * along(wanted, strong) < 0.7 * along(found, strong)
+    for way in (strong, weak, none):
+        assert abs(along(found, way) - along(wanted, way)) < 0.8 * abs(along(naive, way) - along(wanted, way))
+
+
+def test_people_held_to_their_density_are_known_better_than_by_a_divergence():
+    true, terms, answers = people()
+    model, n = a_model(torch.full((K,), 0.25)), len(true)
+    precision = learn_precision(model, terms, answers, shrunk(model, terms, answers, n), torch.ones(n))
+    fresh, terms, answers = people(n=300, answers=10, seed=1)
+
+    def error(prior):
+        return float((fit_weights(model, terms, answers, len(fresh), prior).weights - fresh).square().sum(1).mean())
+
+    mean = model.population
+    others = min(error(Prior.at(mean, len(fresh), strength)) for strength in (1.0, 3.0, 10.0, 30.0, 100.0))
+    assert error(Prior.at(mean, len(fresh), BARRIER, precision)) < 0.9 * others
+
+
+def test_two_processes_find_what_one_finds():
+    """The users of each are half of them: the sums it asks for are answered with those of both."""
+    _, terms, answers = people(n=60)
+    model = a_model(torch.full((K,), 0.25))
+    weights = shrunk(model, terms, answers, 60)
+    asked = []
+    one = learn_precision(model, terms, answers, weights, torch.ones(60), lambda x: asked.append(x) or x)
+    halves = []
+    for half in (0, 1):
+        rows = answers.user // 30 == half
+        part = answers.take(rows.nonzero().squeeze(1))
+        part = replace(part, user=part.user - 30 * half)
+        told, said = iter(asked), []
+
+        def total(x, told=told, said=said):
+            said.append(x)
+            return next(told)
+
+        two = learn_precision(model, terms, part, weights[30 * half : 30 * half + 30], torch.ones(30), total)
+        torch.testing.assert_close(two, one)
+        halves.append(said)
+    for first, second, whole in zip(*halves, asked, strict=True):
+        torch.testing.assert_close(first + second, whole, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_people_all_alike_have_a_density_with_no_room(loss):
+    _, terms, answers = people(n=50, answers=3)
+    mean = torch.full((K,), 0.25)
+    model = a_model(mean, loss)
+    found = learn_precision(model, terms, answers, mean.expand(50, -1), torch.ones(50))
+    assert bool(found.isfinite().all())
+    assert float(torch.linalg.eigvalsh(found).min()) > 0
+
+
+@pytest.fixture(scope="module")
+def continuum():
+    """People whose linear tastes are normal: strong in one direction, weak in two."""
+    random = np.random.default_rng(0)
+    items = random.standard_normal((300, 6)).astype(np.float32)
+    taste = random.standard_normal((260, 6)) * np.array([1.5, 0.7, 0.7, 0, 0, 0]) + np.array([0, 0, 0, 1, 0, 0])
+    user = np.repeat(np.arange(260), 45)
+    left = random.integers(300, size=len(user))
+    right = (left + random.integers(1, 300, size=len(user))) % 300
+    margin = ((items[left] - items[right]) * taste[user]).sum(1)
+    label = (random.random(len(user)) < 1 / (1 + np.exp(-margin))).astype(float)
+    names = [f"x{i}" for i in range(300)]
+    table = pal.Comparisons.from_columns(
+        user_id=[f"u{i}" for i in user],
+        left_id=[names[i] for i in left],
+        right_id=[names[i] for i in right],
+        label=label,
+    )
+    parts = pal.embed(table, embeddings=(names, items)).split(unseen_users=0.3, seed=0)
+    config = pal.TrainConfig(n_prototypes=8, map="linear", latent_dim=6, max_steps=1000)
+    return pal.fit(parts.train, parts.validation, config), parts
+
+
+@pytest.fixture(scope="module")
+def town():
+    population = pal.simulation.population("a", n_users=200, n_prototypes=3, dim=8, per_user=60, kind="partition")
+    parts = population.data.split(unseen_users=0.3, seed=0)
+    config = pal.TrainConfig(n_prototypes=3, map="linear", latent_dim=8, max_steps=1500)
+    return pal.fit(parts.train, parts.validation, config).model, parts
+
+
+def with_population(model, precision, strength):
+    prior = Population(model.atoms, model.mass, precision)
+    return RewardModel(replace(model.config, strength=strength), model.prototypes, model.users, prior)
+
+
+def test_new_people_of_a_continuum_are_held_to_its_density(continuum):
+    result, parts = continuum
+    model = result.model
+    assert result.metrics["few_shot_held_to"] == "normal"
+    assert model.precision is not None
+
+    def loss(model):
+        curve = pal.shot_curve(model, parts.unseen, shots=[5, 20], reserve=25)
+        return curve["log_loss"].mean()
+
+    atoms = min(loss(with_population(model, None, strength)) for strength in (10.0, 30.0, 100.0, 300.0, 1000.0))
+    assert loss(model) < atoms - 0.003
+
+
+def test_groups_of_people_are_not(town):
+    model, _ = town
+    assert model.precision is None
+
+
+def test_a_person_answer_by_answer_is_the_person_all_at_once(continuum):
+    result, parts = continuum
+    model, table = result.model, parts.unseen.comparisons
+    few = parts.unseen.take(np.flatnonzero(table.user == table.user[0])[:12])
+    person = Person(model)
+    for row in range(12):
+        person.answer(few.take(np.array([row])))
+        once = pal.adapt(model, few.take(np.arange(row + 1)))
+        torch.testing.assert_close(person.weights, once.weights[0], rtol=0, atol=3e-3)
+    assert float(once.gap[0]) < 1e-2
+
+
+def test_a_given_prior_is_the_centre_of_the_density(continuum):
+    result, parts = continuum
+    model = with_population(result.model, 1e6 * torch.eye(8), BARRIER)
+    prior = torch.tensor([0.3] + [0.1] * 7)
+    users = pal.adapt(model, parts.unseen, prior=prior)
+    torch.testing.assert_close(users.weights, prior.expand(len(users), 8), rtol=0, atol=1e-2)
+
+
+def test_the_density_is_saved_and_models_from_before_it_are_read(continuum, town, tmp_path):
+    for name, model in (("normal", continuum[0].model), ("atoms", town[0])):
+        model.save_pretrained(tmp_path / name)
+        again = pal.RewardModel.from_pretrained(tmp_path / name)
+        assert ("precision" in model.state_dict()) == (name == "normal") == (again.precision is not None)
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[key])
