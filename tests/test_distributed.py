@@ -91,6 +91,7 @@ def check_same(one, two):
         assert one.metrics[name] == two.metrics[name], name
     assert abs(one.p_value - two.p_value) < 1e-3
     same_users(one.model, two.model, 1e-2)
+    assert (one.model.precision is None) == (two.model.precision is None)
     for k, model in one.models.items():
         assert np.allclose(model.population, two.models[k].population, atol=1e-3)
 

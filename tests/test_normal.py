@@ -10,6 +10,8 @@ import pal
 from pal._adaptation.fitting import fit_weights
 from pal._adaptation.normal import learn_precision
 from pal._adaptation.prior import BARRIER, Prior
+from pal._training.alone import Alone
+from pal._training.sample import Sample
 from pal.adaptation import Person
 from pal.losses import LOSSES
 from pal.model import ModelConfig, RewardModel, make_prototypes
@@ -99,6 +101,16 @@ def test_two_processes_find_what_one_finds():
         torch.testing.assert_close(first + second, whole, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("n", [1, 3, 12])
+def test_nobody_plays_in_a_population_that_is_their_own(n):
+    sample = Sample(torch.arange(20) < n, torch.arange(n), 20)
+    folds = list(sample.folds(5, Alone()))
+    assert bool((torch.stack([mine for mine, _ in folds]).sum(0) == 1).all())  # everybody plays once
+    for mine, others in folds:
+        assert bool((others.chosen[:n] == ~mine).all()) or n == 1
+        assert others.rows.tolist() == others.chosen.nonzero().squeeze(1).tolist() != []
+
+
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_people_all_alike_have_a_density_with_no_room(loss):
     _, terms, answers = people(n=50, answers=3)
@@ -176,12 +188,14 @@ def test_a_person_answer_by_answer_is_the_person_all_at_once(continuum):
     assert float(once.gap[0]) < 1e-2
 
 
-def test_a_given_prior_is_the_centre_of_the_density(continuum):
+def test_a_prior_or_a_strength_that_is_given_takes_the_density_place(continuum):
     result, parts = continuum
-    model = with_population(result.model, 1e6 * torch.eye(8), BARRIER)
+    model, few = result.model, parts.unseen
+    atoms = with_population(model, None, model.config.strength)
     prior = torch.tensor([0.3] + [0.1] * 7)
-    users = pal.adapt(model, parts.unseen, prior=prior)
-    torch.testing.assert_close(users.weights, prior.expand(len(users), 8), rtol=0, atol=1e-2)
+    for options in ({"prior": prior}, {"strength": 3.0}, {"prior": prior, "strength": 3.0}):
+        assert torch.equal(pal.adapt(model, few, **options).weights, pal.adapt(atoms, few, **options).weights)
+    assert not torch.allclose(pal.adapt(model, few).weights, pal.adapt(atoms, few).weights, atol=0.01)
 
 
 def test_the_density_is_saved_and_models_from_before_it_are_read(continuum, town, tmp_path):

@@ -5,8 +5,8 @@ posterior mean under it is their prior; around it their weights minimise, over t
 
     J(w) = sum_j weight_j loss(label_j, w . m_j) + strength KL(prior || w),
 
-or, where people are found to be a continuum, around the population's mean, with a normal prior beside the divergence;
-which in the linear variants is convex and solved to a certificate, for all users at once (`pal._adaptation.solver`).
+or, where training found people to be a continuum, J with a normal prior around the population's mean beside it; which
+in the linear variants is convex and solved to a certificate, for all users at once (`pal._adaptation.solver`).
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pal._adaptation.asking import Person, next_comparison
 from pal._adaptation.fitting import fit_weights, uncertainty
-from pal._adaptation.prior import Prior, posterior
+from pal._adaptation.prior import BARRIER, Prior, posterior
 from pal._adaptation.solver import TOLERANCE, Solution, solve_weights
 from pal._checks import number
 from pal.embeddings import EmbeddedComparisons, check_embedded
@@ -63,14 +63,15 @@ def adapt(
         model: the model to adapt.
         few: the users' comparisons, embedded as the model's training data were.
         strength: of KL(prior || w); None for the one chosen in training.
-        prior: (K,) what everybody is shrunk towards; None for each person's posterior mean under the population, or
-            the mean of a population with a normal prior.
+        prior: (K,) what everybody is shrunk towards; None for each person's posterior mean under the population. With
+            neither given, and people found to be a continuum, they are held to its normal density instead.
 
     Raises:
         InputError: the vectors are not of the kind the model was trained on, a strength that is not positive, or a
             prior that is not on the simplex.
     """
     check_embedded(few)
+    as_trained = strength is None and prior is None
     strength = model.config.strength if strength is None else strength
     number("strength", strength)
     if prior is not None:
@@ -82,10 +83,12 @@ def adapt(
     terms = model.terms(questions)
     weight = None if table.weight is None else torch.from_numpy(table.weight.copy())
     answers = Answers(torch.from_numpy(user.astype(np.int64)), question, torch.from_numpy(table.label.copy()), weight)
-    if prior is None and model.precision is None:
+    if as_trained and model.precision is not None:
+        held = Prior.at(model.population, n, BARRIER, model.precision)
+    elif prior is None:
         held = Prior(*posterior(model, model.prior, terms, answers, n), strength)
     else:
-        held = Prior.at(model.population if prior is None else prior, n, strength, model.precision)
+        held = Prior.at(prior, n, strength)
     solution = fit_weights(model, terms, answers, n, held)
     variance, _ = uncertainty(model, terms, answers, solution.weights, held)
     return AdaptedUsers(

@@ -85,7 +85,7 @@ def fit(
     tables = tabulated(train_data, validation, config)
     folder = None if checkpoint is None else Path(checkpoint)
 
-    def stage(k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
+    def stage(config: TrainConfig, k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
         path = None if folder is None else folder / f"prototypes-{k}{kind}.safetensors"
         return train(train_data, validation, config, k, begin, path, tables)
 
@@ -93,9 +93,9 @@ def fit(
 
 
 class Stage(Protocol):
-    """Trains a model of K prototypes, from a model to go on from; ``kind`` names the checkpoint."""
+    """Trains a model of K prototypes, from a model to go on from; ``kind`` names the checkpoint of a second one."""
 
-    def __call__(self, k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
+    def __call__(self, config: TrainConfig, k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
         """The trained model."""
         ...
 
@@ -113,30 +113,35 @@ def explore(
         n_train: training answers.
     """
 
+    def better(one: TrainResult, other: TrainResult) -> TrainResult:
+        return min(one, other, key=lambda r: float(r.validation_loss.mean()))
+
     def grown(k: int, pooled: TrainResult) -> TrainResult:
         if config.init == "random":
-            return stage(k, None)
-        result = stage(k, pooled.begun)
+            return stage(config, k, None)
+        result = stage(config, k, pooled.begun)
         gain = _gain(pooled, result, user)
         grew = gain.mean > gain.error and n_train > _FEW
         if grew and not (isinstance(config.n_prototypes, int) and _unused(result.model)):
             return result
         # answers may not show in which directions to grow, if few, or leave a number that was asked for without people:
         # try once from nowhere as well
-        return min(result, stage(k, None, "-random"), key=lambda r: float(r.validation_loss.mean()))
+        return better(result, stage(config, k, None, "-random"))
 
     asked, wanted = config.n_prototypes, _numbers(config.n_prototypes)
     if start is not None:
-        results = {start.n_prototypes: stage(start.n_prototypes, start)}
-    elif config.init == "random" and isinstance(asked, int):
-        results = {asked: stage(asked, None)}
+        results = {start.n_prototypes: stage(config, start.n_prototypes, start)}
+    elif config.init == "random" and isinstance(asked, int) and asked > 1:
+        results = {asked: stage(config, asked, None)}
     else:
-        results = {1: stage(1, None)}
-        failures = 0
+        pooled = stage(config, 1, None)
+        results, failures = {1: pooled}, 0
+        if config.map != "linear":  # where rewards are linear, a hidden layer learns but noise
+            results[1] = better(pooled, stage(replace(config, map="linear"), 1, None, "-linear"))
         for k in wanted:
             if k == 1:
                 continue
-            results[k] = grown(k, results[1])
+            results[k] = grown(k, pooled)
             if asked == "auto":
                 best = min(float(r.validation_loss.mean()) for j, r in results.items() if j != k)
                 failures = 0 if float(results[k].validation_loss.mean()) < best else failures + 1

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pal._adaptation.one import solve_one
+from pal._adaptation.prior import BARRIER
 from pal._checks import number, whole
 from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
@@ -93,12 +94,12 @@ class Person:
         if self.model.n_prototypes == 1 or config.partition:
             self.weights = centre
             return
-        precision = None if self.model.precision is None else self.model.precision.double().numpy()
-        if precision is not None:
-            centre = self.model.population
+        strength, precision = config.strength, None
+        if self.model.precision is not None:
+            centre, strength, precision = self.model.population, BARRIER, self.model.precision.double().numpy()
         answers = (self._margins, self._labels, self._counts)
         prior, start = centre.double().numpy(), self.weights.double().numpy()
-        found = solve_one(*answers, prior, config.strength, get_loss(config.loss), start, precision)
+        found = solve_one(*answers, prior, strength, get_loss(config.loss), start, precision)
         self.weights = torch.from_numpy(found).float()
 
     @property

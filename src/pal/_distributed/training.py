@@ -80,9 +80,9 @@ class _Shard:
         stranger = len(own.user_ids) + (table.user.astype(np.int64) + 1) * workers + rank
         self.val_user = np.concatenate(self.shards.gathered(np.where(found < 0, stranger, found)))
 
-    def stage(self, k: int, start: RewardModel | None, path: Path) -> TrainResult:
+    def stage(self, config: TrainConfig, k: int, start: RewardModel | None, path: Path) -> TrainResult:
         """`pal.training.train` with users sharded; the result is of all users, the same in every worker."""
-        return train(self.train, self.validation, self.config, k, start, path, self.tables, self.shards)
+        return train(self.train, self.validation, config, k, start, path, self.tables, self.shards)
 
 
 def fit_shard(given: Given, rank: int, workers: int) -> FitResult:
@@ -94,8 +94,8 @@ def fit_shard(given: Given, rank: int, workers: int) -> FitResult:
     shard, folder = _Shard(given, rank, workers), Path(given.checkpoint)
     start = None if given.start is None else RewardModel.from_pretrained(given.start)
 
-    def stage(k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
-        return shard.stage(k, begin, folder / f"prototypes-{k}{kind}.safetensors")
+    def stage(config: TrainConfig, k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
+        return shard.stage(config, k, begin, folder / f"prototypes-{k}{kind}.safetensors")
 
     return explore(stage, given.config, start, shard.val_user, shard.shards.n_answers)
 

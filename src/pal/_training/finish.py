@@ -1,7 +1,7 @@
 """After the loop: the shared part is frozen, weights solved, probabilities calibrated, the population learned."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,7 +123,8 @@ class _Finish:
         sample = Sample.of_users(self.tables, self.shards)
         some, some_val = sample.of(answers), sample.of(val)
         held, strength = "mean", self.model.config.strength
-        few_held, few_strength = "posterior", FEW_STRENGTHS["posterior"][1]
+        few_strength = FEW_STRENGTHS["posterior"][1]
+        new = _Held("posterior", few_strength, math.nan)
         if self.model.n_prototypes > 1:
             self._calibrate(self._judge(self.trained, val), val)
             self._learn_population(self.terms, some, sample)
@@ -131,7 +132,7 @@ class _Finish:
             users = self.trained.take(sample.rows.numpy())
             self._learn_precision(self.terms, some, sample)
             held, strength = self._best(some, some_val, users)
-            few_held, few_strength = self._best_for_new(sample, some, some_val, users)
+            new, few_strength = self._best_for_new(sample, some, some_val, users)
         people = self._people(self.terms, answers, held, strength)
         judged = self._judge(people, val)
         self._calibrate(judged, val)
@@ -146,27 +147,27 @@ class _Finish:
             "validation_accuracy": self._mean_of(right),
             "held_to": held,
             "strength": strength,
-            "few_shot_held_to": few_held,
-            "few_shot_strength": few_strength,
+            "few_shot_held_to": new.to,
+            "few_shot_strength": new.strength,
         }
         if self.solves:
-            self._hold_new(few_held, few_strength)
+            self._change(strength=few_strength)
+        self._hold_new(metrics)
         shared_loss = self._weighted(_losses(*shared, val, slope), val)
         return Finished(self.model.with_users(people), losses, shared_loss, metrics, self._size(people.weights))
 
     def refit(self, done: Finished) -> RewardModel:
         self._temper(done)
-        held, few_held = done.metrics["held_to"], done.metrics["few_shot_held_to"]
+        held, held_new = done.metrics["held_to"], done.metrics["few_shot_held_to"]
         known = (self.tables.val_answers.user < len(self.trained)).nonzero().squeeze(1)
         terms, both = _joined(self.terms, self.tables.answers, self.val_terms, self.tables.val_answers.take(known))
         if self.model.n_prototypes > 1:
             sample = Sample.of_users(self.tables, self.shards)
             some = sample.of(both)
             self._learn_population(terms, some, sample)
-            if "normal" in (held, few_held):
+            if "normal" in (held, held_new):
                 self._learn_precision(terms, some, sample)
-        if self.solves:
-            self._hold_new(few_held, done.metrics["few_shot_strength"])
+        self._hold_new(done.metrics)
         people = self._people(terms, both, held, done.metrics["strength"])
         return self.model.with_users(people)
 
@@ -192,13 +193,11 @@ class _Finish:
         weights, reliability, total = users.weights, users.reliability, self.shards.total
         self.precision = learn_precision(self.model, terms, some, weights, reliability, total)
 
-    def _hold_new(self, held: str, strength: float) -> None:
-        """What new people's weights are held to, how strongly."""
-        if held == "normal":
-            prior = replace(self.model.prior, precision=strength * self.precision)
-            self._change(prior, strength=BARRIER)
-        else:
-            self._change(strength=strength)
+    def _hold_new(self, metrics: dict[str, Any]) -> None:
+        """Gives the model the normal prior of new people, where they are held to one."""
+        if metrics["few_shot_held_to"] == "normal":
+            precision = metrics["few_shot_strength"] * self.precision
+            self._change(replace(self.model.prior, precision=precision))
 
     def _mean_of(self, x: Tensor) -> float:
         """The mean of ``x`` (n,) over all processes; NaN where there is nothing."""
@@ -271,10 +270,11 @@ class _Finish:
                 judged = self._judge(self._solved(self.terms, some, users, prior), val)
                 yield _Held(held, strength, self._log_loss(judged, val, self._slope(judged, val)))
 
-        return _least(tries, STRENGTHS)
+        best = min((while_better(tries(held)) for held in STRENGTHS), key=lambda found: found.loss)
+        return best.to, best.strength
 
-    def _best_for_new(self, sample: Sample, some: Answers, val: Answers, users: UserWeights) -> tuple[str, float]:
-        """To what new people's weights are held and how strongly: seen people play them."""
+    def _best_for_new(self, sample: Sample, some: Answers, val: Answers, users: UserWeights) -> "tuple[_Held, float]":
+        """To what new people's weights are held, and how strongly to their posterior: seen people play them."""
         n, answers = len(users), self.tables.answers
         users = replace(users, reliability=torch.ones(n))
         place, count = self.shards.among(sample.taken(answers))
@@ -305,7 +305,8 @@ class _Finish:
                 losses = [self._log_loss(self._judge(people, val), val, self.model.config.slope) for people in played]
                 yield _Held(held, strength, sum(losses))
 
-        return _least(tries, FEW_STRENGTHS)
+        found = {held: while_better(tries(held)) for held in FEW_STRENGTHS}
+        return min(found.values(), key=lambda each: each.loss), found["posterior"].strength
 
     # -- probabilities ------------------------------------------------------------------------------------------
 
@@ -365,12 +366,6 @@ class _Held:
     to: str
     strength: float
     loss: float
-
-
-def _least(tries: Callable[[str], Iterator[_Held]], kinds: Iterable[str]) -> tuple[str, float]:
-    """The kind of prior, and its strength, of least loss."""
-    best = min((while_better(tries(kind)) for kind in kinds), key=lambda found: found.loss)
-    return best.to, best.strength
 
 
 def _known(prior: Prior, rows: Tensor, before: UserWeights) -> Prior:
