@@ -9,6 +9,7 @@ from pal import selection
 from pal.errors import InputError
 from pal.selection import CANDIDATES
 from pal.testing import tiny
+from pal.training import train
 
 
 def settings(**values):
@@ -34,6 +35,28 @@ def test_one_kind_of_people_needs_one_prototype(seed):
     tried = result.table["n_prototypes"].to_list()
     assert tried == list(CANDIDATES[: len(tried)])
     assert result.table.filter("chosen")["n_prototypes"].to_list() == [1]
+
+
+@pytest.mark.parametrize("truth", ["linear", "wave"])
+def test_the_pooled_model_has_a_hidden_layer_where_rewards_bend(truth):
+    random = np.random.default_rng(0)
+    items = random.standard_normal((400, 20)).astype(np.float32)
+    score = items @ random.standard_normal(20) / 4
+    score = score if truth == "linear" else 3 * np.sin(2 * items[:, 0])
+    left = random.integers(400, size=4000)
+    right = (left + random.integers(1, 400, size=4000)) % 400
+    names = [f"x{i}" for i in range(400)]
+    table = pal.Comparisons.from_columns(
+        user_id=[f"u{i % 80}" for i in range(4000)],
+        left_id=[names[i] for i in left],
+        right_id=[names[i] for i in right],
+        label=(random.random(4000) < 1 / (1 + np.exp(score[right] - score[left]))).astype(float),
+    )
+    parts = pal.embed(table, embeddings=(names, items)).split(unseen_users=0.0)
+    found = pal.fit(parts.train, parts.validation, pal.TrainConfig(n_prototypes=1)).model
+    assert found.config.map == ("linear" if truth == "linear" else "mlp")
+    other = train(parts.train, parts.validation, pal.TrainConfig(map="mlp" if truth == "linear" else "linear"), 1).model
+    assert pal.evaluate(found, parts.test).log_loss < pal.evaluate(other, parts.test).log_loss
 
 
 @pytest.mark.parametrize(("people", "unused"), [((50, 50, 20), False), ((60, 58, 2), True), ((60, 60, 0), True)])

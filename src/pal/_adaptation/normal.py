@@ -40,16 +40,18 @@ def learn_precision(
         total: sums over all processes, where each has the answers of some users.
     """
     mean, (n, K) = model.population, weights.shape
-    people, open_ = total(torch.tensor([float(n)])), torch.zeros(K, K, dtype=torch.float64)
-    for step in range(_STEPS + 1):
+    people = total(torch.tensor([float(n)]))
+
+    def density(weights: Tensor, left_open: Tensor) -> Tensor:
         deviation = (weights - mean).double()
-        covariance = total(deviation.T @ deviation + open_) / people
-        precision = _inverse(covariance)
-        if step == _STEPS:
-            break
+        return _inverse(total(deviation.T @ deviation + left_open) / people)
+
+    precision = density(weights, torch.zeros(K, K, dtype=torch.float64))
+    for _ in range(_STEPS):
         prior = Prior.at(mean, n, BARRIER, precision)
         weights = fit_weights(model, terms, answers, n, prior, reliability).weights
-        _, open_ = uncertainty(model, terms, answers, weights, prior, reliability)
+        _, left_open = uncertainty(model, terms, answers, weights, prior, reliability)
+        precision = density(weights, left_open)
     return precision
 
 
