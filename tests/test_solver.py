@@ -306,6 +306,25 @@ def test_more_answers_make_weights_surer(loss):
     assert spread[0] > 1.5 * spread[1] > 3 * spread[2]
 
 
+@pytest.mark.parametrize("users", [3, 80])  # one by one, and all at once
+def test_covariances_are_those_of_the_hessian_along_the_simplex(users):
+    m, y, u = problem(7, n=8 * users, users=users)
+    prior, strength = torch.tensor([0.4, 0.3, 0.2, 0.1]).double(), 2.0
+    precision = torch.diag(torch.tensor([3.0, 1.0, 5.0, 2.0]).double())
+    w = solve_weights(m, y, u, users, prior, strength, precision=precision).weights
+    spread, total = variances(w, m, y, u, prior, strength, precision=precision)
+    along = torch.linalg.svd(torch.eye(4).double() - 1 / 4)[0][:, :3]  # directions in which weights sum to 0
+    expected = torch.zeros(4, 4).double()
+    for i in range(users):
+        own, at = m[u == i].double(), w[i].double()
+        p = torch.sigmoid(own @ at)
+        hessian = own.T @ (own * (p * (1 - p))[:, None]) + torch.diag(strength * prior / at.square()) + precision
+        covariance = along @ torch.inverse(along.T @ hessian @ along) @ along.T
+        torch.testing.assert_close(spread[i].double(), covariance.diagonal(), rtol=1e-3, atol=1e-7)
+        expected += covariance
+    torch.testing.assert_close(total, expected, rtol=1e-3, atol=1e-6)
+
+
 def test_each_user_may_be_held_with_a_strength_of_their_own():
     m, y, u = problem(3, n=60, users=3)
     strength = torch.tensor([0.5, 4.0, 50.0])
