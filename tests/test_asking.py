@@ -7,14 +7,12 @@ import torch
 import pal
 from pal.adaptation import Person, next_comparison
 from pal.testing import tiny
+from small import three_groups
 
 
 @pytest.fixture(scope="module")
 def town():
-    population = pal.simulation.population("a", n_users=150, n_prototypes=3, dim=8, per_user=60, kind="partition")
-    parts = population.data.split(unseen_users=0.3, seed=0)
-    config = pal.TrainConfig(n_prototypes=3, map="linear", latent_dim=8, max_steps=1500)
-    return pal.fit(parts.train, parts.validation, config).model, parts
+    return three_groups(n_users=150)
 
 
 def answers_of(parts, number):

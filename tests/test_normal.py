@@ -18,6 +18,7 @@ from pal.model import ModelConfig, RewardModel, make_prototypes
 from pal.prototypes import Terms
 from pal.questions import Answers
 from pal.users import Population, UserWeights
+from small import three_groups
 
 K = 4
 SPREAD = torch.tensor([[0.11, 0.09, -0.1, -0.1], [0.05, -0.05, 0.02, -0.02]], dtype=torch.float64)  # of people
@@ -146,10 +147,7 @@ def continuum():
 
 @pytest.fixture(scope="module")
 def town():
-    population = pal.simulation.population("a", n_users=200, n_prototypes=3, dim=8, per_user=60, kind="partition")
-    parts = population.data.split(unseen_users=0.3, seed=0)
-    config = pal.TrainConfig(n_prototypes=3, map="linear", latent_dim=8, max_steps=1500)
-    return pal.fit(parts.train, parts.validation, config).model, parts
+    return three_groups(n_users=200)
 
 
 def with_population(model, precision, strength):

@@ -12,14 +12,12 @@ from pal._training import finish
 from pal.adaptation import solve_weights
 from pal.questions import Answers
 from pal.users import Population, concentration_of
+from small import three_groups
 
 
 @pytest.fixture(scope="module")
 def town():
-    population = pal.simulation.population("a", n_users=200, n_prototypes=3, dim=8, per_user=60, kind="partition")
-    parts = population.data.split(unseen_users=0.3, seed=0)
-    config = pal.TrainConfig(n_prototypes=3, map="linear", latent_dim=8, max_steps=1500)
-    return pal.fit(parts.train, parts.validation, config).model, parts
+    return three_groups(n_users=200)
 
 
 def test_the_population_is_where_its_people_are(town):

@@ -345,7 +345,7 @@ class _Finish:
         """Root mean square of everybody's margins, each question as often as it was asked; 0 where not linear in w."""
         if self.terms.margins is None:
             return 0.0
-        second = _second_moment(weights, torch.zeros(weights.shape[1]), self.shards)
+        second = _second_moment(weights, self.shards)
         margins = self.terms.margins.double()
         square = ((margins @ second) * margins).sum(1)
         return math.sqrt(self._mean_of(square[self.tables.answers.question]))
@@ -381,13 +381,13 @@ def _known(prior: Prior, rows: Tensor, before: UserWeights) -> Prior:
     return replace(prior, centre=centre, variance=variance, strength=strength)
 
 
-def _second_moment(weights: Tensor, around: Tensor, shards: Alone) -> Tensor:
-    """(K, K) float64, of all users' weights, those here (n, K), around a point (K,)."""
+def _second_moment(weights: Tensor, shards: Alone) -> Tensor:
+    """(K, K) float64, of all users' weights, those here (n, K)."""
     n, K = weights.shape
     total = torch.zeros(K, K, dtype=torch.float64)
     for piece in torch.split(weights, 1 << 17):  # millions of users are not copied at once
-        deviation = (piece - around).double()
-        total += deviation.T @ deviation
+        wide = piece.double()
+        total += wide.T @ wide
     return shards.total(total) / shards.count(n)
 
 
