@@ -55,6 +55,8 @@ def test_the_pooled_model_has_a_hidden_layer_where_rewards_bend(truth):
     parts = pal.embed(table, embeddings=(names, items)).split(unseen_users=0.0)
     found = pal.fit(parts.train, parts.validation, pal.TrainConfig(n_prototypes=1)).model
     assert found.config.map == ("linear" if truth == "linear" else "mlp")
+    as_in_the_paper = pal.TrainConfig(n_prototypes=1, init="random")
+    assert pal.fit(parts.train, parts.validation, as_in_the_paper).model.config.map == "mlp"
     other = train(parts.train, parts.validation, pal.TrainConfig(map="mlp" if truth == "linear" else "linear"), 1).model
     assert pal.evaluate(found, parts.test).log_loss < pal.evaluate(other, parts.test).log_loss
 

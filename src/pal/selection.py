@@ -131,12 +131,14 @@ def explore(
     asked, wanted = config.n_prototypes, _numbers(config.n_prototypes)
     if start is not None:
         results = {start.n_prototypes: stage(config, start.n_prototypes, start)}
-    elif config.init == "random" and isinstance(asked, int) and asked > 1:
+    elif config.init == "random" and isinstance(asked, int):
         results = {asked: stage(config, asked, None)}
     else:
         pooled = stage(config, 1, None)
         results, failures = {1: pooled}, 0
-        if config.map != "linear":  # where rewards are linear, a hidden layer learns but noise
+        if (
+            config.map != "linear" and config.init != "random"
+        ):  # where rewards are linear, a hidden layer learns but noise
             results[1] = better(pooled, stage(replace(config, map="linear"), 1, None, "-linear"))
         for k in wanted:
             if k == 1:
