@@ -36,7 +36,7 @@ class TrainConfig:
         model: "a" (fixed prototypes), "b" (prompt prototypes), or None: b where prompts vary and `prompt` is not
             given, else a.
         n_prototypes: K, "auto", or several to choose from.
-        map: "mlp" or "linear".
+        map: "mlp" or "linear"; the pooled model may be linear where "mlp" is asked (unless `init` is "random").
         latent_dim: d.
         hidden_dim: width of the MLP's hidden layer.
         dropout: in the hidden layer.
