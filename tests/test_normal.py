@@ -10,9 +10,12 @@ import pal
 from pal._adaptation.fitting import fit_weights
 from pal._adaptation.normal import learn_precision
 from pal._adaptation.prior import BARRIER, Prior
+from pal._training import finish
 from pal._training.alone import Alone
+from pal._training.finish import FEW_STRENGTHS
 from pal._training.sample import Sample
 from pal.adaptation import Person
+from pal.comparisons import split_rows
 from pal.losses import LOSSES
 from pal.model import ModelConfig, RewardModel, make_prototypes
 from pal.prototypes import Terms
@@ -112,6 +115,22 @@ def test_nobody_plays_in_a_population_that_is_their_own(n):
         assert others.rows.tolist() == others.chosen.nonzero().squeeze(1).tolist() != []
 
 
+def test_folds_do_not_follow_the_order_of_people():
+    """Where every fifth person is of one kind, no fold is that kind."""
+    sample = Sample(torch.ones(200, dtype=torch.bool), torch.arange(200), 200)
+    kind = torch.arange(200) % 5
+    for mine, _ in sample.folds(5, Alone()):
+        assert int(kind[mine].bincount(minlength=5).max()) < 0.6 * int(mine.sum())
+
+
+def test_reliability_multiplies_the_margins_that_tell_of_the_density():
+    weights, terms, answers = people(n=60)
+    model = a_model(torch.full((K,), 0.25))
+    sure = learn_precision(model, terms, answers, weights, torch.full((60,), 2.0))
+    doubled = learn_precision(model, terms.times(2.0), answers, weights, torch.ones(60))
+    torch.testing.assert_close(sure, doubled, rtol=1e-4, atol=1e-2)
+
+
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_people_all_alike_have_a_density_with_no_room(loss):
     _, terms, answers = people(n=50, answers=3)
@@ -140,9 +159,10 @@ def continuum():
         right_id=[names[i] for i in right],
         label=label,
     )
-    parts = pal.embed(table, embeddings=(names, items)).split(unseen_users=0.3, seed=0)
+    data = pal.embed(table, embeddings=(names, items))
+    parts = data.split(unseen_users=0.3, seed=0)
     config = pal.TrainConfig(n_prototypes=8, map="linear", latent_dim=6, max_steps=1000)
-    return pal.fit(parts.train, parts.validation, config), parts
+    return pal.fit(parts.train, parts.validation, config), parts, data
 
 
 @pytest.fixture(scope="module")
@@ -156,10 +176,11 @@ def with_population(model, precision, strength):
 
 
 def test_new_people_of_a_continuum_are_held_to_its_density(continuum):
-    result, parts = continuum
+    result, parts, _ = continuum
     model = result.model
     assert result.metrics["few_shot_held_to"] == "normal"
     assert model.precision is not None
+    assert model.config.strength in FEW_STRENGTHS["posterior"]  # of the divergence, for who asks for it
 
     def loss(model):
         curve = pal.shot_curve(model, parts.unseen, shots=[5, 20], reserve=25)
@@ -169,14 +190,34 @@ def test_new_people_of_a_continuum_are_held_to_its_density(continuum):
     assert loss(model) < atoms - 0.003
 
 
+def test_seen_people_who_are_held_to_the_density_are_so_as_new_ones_are(continuum, monkeypatch):
+    """Around the same mean, and as strongly as validation chose for them."""
+    _, parts, data = continuum
+    monkeypatch.setattr(finish, "STRENGTHS", {"normal": FEW_STRENGTHS["normal"]})
+    config = pal.TrainConfig(n_prototypes=8, map="linear", latent_dim=6, max_steps=1000)
+    result = pal.fit(parts.train, parts.validation, config)
+    model, chosen = result.model, result.metrics
+    assert (chosen["held_to"], chosen["few_shot_held_to"]) == ("normal", "normal")
+    assert float((model.population - model.users.weights.mean(0)).abs().max()) > 3e-3  # so that it matters which mean
+    times = chosen["strength"] / chosen["few_shot_strength"]
+    rows = split_rows(data.comparisons, 0.3, 0.1, 0.1, "comparison", 0)
+    again = pal.adapt(
+        with_population(model, times * model.precision, model.config.strength),
+        data.take(np.concatenate([rows["train"], rows["validation"]])),
+    )
+    known = torch.from_numpy(model.users.rows(again.ids).copy())
+    torch.testing.assert_close(again.weights, model.users.weights[known], rtol=0, atol=2e-4)
+
+
 def test_groups_of_people_are_not(town):
     model, _ = town
     assert model.precision is None
 
 
-def test_a_person_answer_by_answer_is_the_person_all_at_once(continuum):
-    result, parts = continuum
-    model, table = result.model, parts.unseen.comparisons
+@pytest.mark.parametrize("loss", ["logistic", "hinge"])
+def test_a_person_answer_by_answer_is_the_person_all_at_once(continuum, loss):
+    result, parts, _ = continuum
+    model, table = result.model._with(loss=loss), parts.unseen.comparisons
     few = parts.unseen.take(np.flatnonzero(table.user == table.user[0])[:12])
     person = Person(model)
     for row in range(12):
@@ -187,7 +228,7 @@ def test_a_person_answer_by_answer_is_the_person_all_at_once(continuum):
 
 
 def test_a_prior_or_a_strength_that_is_given_takes_the_density_place(continuum):
-    result, parts = continuum
+    result, parts, _ = continuum
     model, few = result.model, parts.unseen
     atoms = with_population(model, None, model.config.strength)
     prior = torch.tensor([0.3] + [0.1] * 7)

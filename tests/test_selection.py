@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -59,6 +60,32 @@ def test_the_pooled_model_has_a_hidden_layer_where_rewards_bend(truth):
     assert pal.fit(parts.train, parts.validation, as_in_the_paper).model.config.map == "mlp"
     other = train(parts.train, parts.validation, pal.TrainConfig(map="mlp" if truth == "linear" else "linear"), 1).model
     assert pal.evaluate(found, parts.test).log_loss < pal.evaluate(other, parts.test).log_loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "pooled"), [({"mlp": 0.6, "linear": 0.5}, "linear"), ({"mlp": 0.5, "linear": 0.6}, "mlp")]
+)
+def test_others_grow_from_the_pooled_model_that_has_their_map(loss, pooled):
+    begun = []
+
+    def stage(config, k, begin, kind=""):
+        begun.append((k, config.map, begin, kind))
+        lost = torch.full((100,), loss[config.map] if k == 1 else 0.2)
+        metrics = {"validation_log_loss": float(lost.mean()), "validation_accuracy": 1.0, "seconds": 0.0}
+        made = SimpleNamespace(config=config, n_prototypes=k)
+        shown = pl.DataFrame({"step": [0]})
+        return SimpleNamespace(
+            model=made, begun=made, validation_loss=lost, shared_loss=lost, metrics=metrics, history=shown
+        )
+
+    result = selection.explore(stage, pal.TrainConfig(n_prototypes=(1, 2)), None, np.arange(100) % 20, 10_000)
+    assert [(k, asked, kind) for k, asked, _, kind in begun] == [
+        (1, "mlp", ""),
+        (1, "linear", "-linear"),
+        (2, "mlp", ""),
+    ]
+    assert begun[2][2].config.map == "mlp"
+    assert result.pooled.config.map == pooled
 
 
 @pytest.mark.parametrize(("people", "unused"), [((50, 50, 20), False), ((60, 58, 2), True), ((60, 60, 0), True)])

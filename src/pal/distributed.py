@@ -193,7 +193,8 @@ def adapt(
         table: their comparisons, as in `score`.
         out: folder to write: parquet parts of user_id, n_comparisons, weights, concentration and gap, a user in one
             row of one part. `users_of` reads it.
-        strength: of the prior; None for the one chosen in training.
+        strength: of KL(prior || w), as in `pal.adapt`; None for what was chosen in training, the normal density of a
+            continuum of people included.
         embeddings: as in `score`.
         store: as in `score`.
         images: as in `score`.

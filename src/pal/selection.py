@@ -136,9 +136,9 @@ def explore(
     else:
         pooled = stage(config, 1, None)
         results, failures = {1: pooled}, 0
-        if (
-            config.map != "linear" and config.init != "random"
-        ):  # where rewards are linear, a hidden layer learns but noise
+        # where rewards are linear a hidden layer learns but noise; the others grow from it, and are held against it, in
+        # any case: their maps are of its kind
+        if config.map != "linear" and config.init != "random":
             results[1] = better(pooled, stage(replace(config, map="linear"), 1, None, "-linear"))
         for k in wanted:
             if k == 1:

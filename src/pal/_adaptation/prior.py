@@ -45,7 +45,7 @@ class Prior:
 
     @classmethod
     def at(cls, centre: Tensor, n_users: int, strength: float, precision: Tensor | None = None) -> "Prior":
-        """All held to one centre (K,)."""
+        """All held as strongly, to one centre (K,) or each to their own (U, K)."""
         centre = centre.expand(n_users, -1)
         return cls(centre, torch.zeros_like(centre), strength, precision)
 

@@ -106,7 +106,8 @@ def variances(
     """How sure solved weights (U, K) are, by Laplace's approximation on the simplex.
 
     The hinge, whose corner has no curvature, counts as smooth_hinge.
-    Without answers a variance is prior (1 - prior) / strength, close to that of a Dirichlet of that strength.
+    Without answers and without a precision a variance is prior (1 - prior) / strength, close to that of a Dirichlet of
+    that strength.
 
     Returns:
         The variance of each weight (U, K), and the covariances of all users, summed, (K, K) float64.

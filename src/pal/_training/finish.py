@@ -117,6 +117,7 @@ class _Finish:
         self.model = RewardModel(replace(shape, side_bias=shape.slope * bias), prototypes, none, self.mean)
         self.terms, self.val_terms = self.model.terms(tables.questions), self.model.terms(tables.val_questions)
         self.solves = shape.n_prototypes > 1 and (self.terms.margins is not None or shape.partition)
+        self.precision = torch.full((shape.n_prototypes,) * 2, torch.nan)  # until it is learned
 
     def run(self) -> Finished:
         answers, val, n = self.tables.answers, self.tables.val_answers, len(self.trained)
@@ -285,18 +286,19 @@ class _Finish:
         shown = [some.take(order[rank < shots]) for shots in SHOTS]
         # somebody's own weights among the atoms would tell of them
         of_others = [
-            (fold[:, None], self._population(self.terms, others.of(answers), others))
-            for fold, others in sample.folds(FOLDS, self.shards)
+            (mine, self._population(self.terms, others.of(answers), others))
+            for mine, others in sample.folds(FOLDS, self.shards)
         ]
 
         def priors_of(few: Answers, held: str) -> list[Prior]:
             if held == "normal":
                 return self._priors(self.terms, few, users, held, FEW_STRENGTHS[held])
-            known = torch.zeros(2, n, self.model.n_prototypes)
-            for fold, population in of_others:
-                found = posterior(self.model, population, self.terms, few, n)
-                known = torch.where(fold, torch.stack(found), known)
-            return [Prior(known[0], known[1], strength) for strength in FEW_STRENGTHS[held]]
+            centre, variance = torch.empty(2, n, self.model.n_prototypes)
+            for mine, population in of_others:
+                theirs = few.take(mine[few.user].nonzero().squeeze(1))
+                found = posterior(self.model, population, self.terms, theirs, n)
+                centre[mine], variance[mine] = (each[mine] for each in found)
+            return [Prior(centre, variance, strength) for strength in FEW_STRENGTHS[held]]
 
         def tries(held: str) -> Iterator[_Held]:
             all_priors = [priors_of(few, held) for few in shown]

@@ -42,7 +42,9 @@ class Sample:
 
     def folds(self, n: int, shards: "Alone") -> Iterator[tuple[Tensor, "Sample"]]:
         """Which of the users here are in each of n parts, and a sample of all the others (of one user: of this one)."""
-        fold = torch.where(self.chosen, (self.chosen.cumsum(0) - 1) % n, -1)
+        fold = torch.full((len(self.chosen),), -1)
+        # at random, the same in every process: what people are may follow their order
+        fold[self.chosen] = torch.randperm(int(self.chosen.sum()), generator=torch.Generator().manual_seed(0)) % n
         for part in range(n):
             others = self.chosen & (fold != part)
             others = others if bool(others.any()) else self.chosen
