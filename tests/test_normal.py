@@ -10,9 +10,9 @@ import pal
 from pal._adaptation.fitting import fit_weights
 from pal._adaptation.normal import learn_precision
 from pal._adaptation.prior import BARRIER, Prior
-from pal._training import finish
+from pal._training import holding
 from pal._training.alone import Alone
-from pal._training.finish import FEW_STRENGTHS
+from pal._training.holding import FEW_STRENGTHS
 from pal._training.sample import Sample
 from pal.adaptation import Person
 from pal.comparisons import split_rows
@@ -193,7 +193,7 @@ def test_new_people_of_a_continuum_are_held_to_its_density(continuum):
 def test_seen_people_who_are_held_to_the_density_are_so_as_new_ones_are(continuum, monkeypatch):
     """Around the same mean, and as strongly as validation chose for them."""
     _, parts, data = continuum
-    monkeypatch.setattr(finish, "STRENGTHS", {"normal": FEW_STRENGTHS["normal"]})
+    monkeypatch.setattr(holding, "STRENGTHS", {"normal": FEW_STRENGTHS["normal"]})
     config = pal.TrainConfig(n_prototypes=8, map="linear", latent_dim=6, max_steps=1000)
     result = pal.fit(parts.train, parts.validation, config)
     model, chosen = result.model, result.metrics

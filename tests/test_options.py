@@ -9,7 +9,7 @@ import torch
 
 import pal
 from pal import TrainConfig
-from pal._training import finish as finish_module
+from pal._training import holding
 from pal._training.finish import finish, refitted
 from pal._training.run import Run
 from pal._training.tables import Tables
@@ -114,7 +114,7 @@ def test_a_reliability_is_drawn_towards_one_as_by_a_normal_prior_on_its_logarith
 
 def test_weights_are_told_from_answers_as_reliable_as_the_person(half_of_them_guess, monkeypatch):
     """An unreliable person's answers pull less: the weights stay nearer to what they are held to."""
-    monkeypatch.setattr(finish_module, "STRENGTHS", {"mean": (10.0,)})
+    monkeypatch.setattr(holding, "STRENGTHS", {"mean": (10.0,)})
     parts = half_of_them_guess
     config = TrainConfig(n_prototypes=2, map="linear", max_steps=300)
     shape = model_config(parts.train, config, 2)

@@ -8,7 +8,7 @@ import torch
 
 import pal
 from pal._adaptation.prior import posterior
-from pal._training import finish
+from pal._training import holding
 from pal.adaptation import solve_weights
 from pal.questions import Answers
 from pal.users import Population, concentration_of
@@ -137,7 +137,7 @@ def test_people_of_a_few_kinds_are_found_from_few_answers(monkeypatch):
     parts = population.data.split(unseen_users=0.0, test=0.1, validation=0.1)
     config = pal.TrainConfig(n_prototypes=2, map="linear", latent_dim=8, max_steps=300)
     chosen = pal.fit(parts.train, parts.validation, config)
-    monkeypatch.setattr(finish, "STRENGTHS", {"mean": finish.STRENGTHS["mean"]})
+    monkeypatch.setattr(holding, "STRENGTHS", {"mean": holding.STRENGTHS["mean"]})
     mean = pal.fit(parts.train, parts.validation, config)
     assert chosen.metrics["held_to"] != "mean" == mean.metrics["held_to"]
     assert pal.evaluate(chosen.model, parts.test).log_loss < 0.9 * pal.evaluate(mean.model, parts.test).log_loss

@@ -1,0 +1,186 @@
+"""What people's weights are held to, and how strongly: validation chooses, for seen people and for new ones."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pal._adaptation.fitting import fit_weights, uncertainty
+from pal._adaptation.prior import BARRIER, Prior, learn_population, posterior
+from pal._training.alone import Alone
+from pal._training.judging import Judge
+from pal._training.sample import Sample
+from pal._while_better import while_better
+from pal.model import RewardModel
+from pal.prototypes import Terms
+from pal.questions import Answers
+from pal.users import Population, UserWeights, concentration_of
+
+__all__ = ["FEW_STRENGTHS", "Held", "Holding", "population_of"]
+
+# The mean of the population is best where people are a continuum, as the centre of a normal prior with their covariance
+# (a strength is then a factor on its precision); the posterior under it where they are of a few kinds or say little.
+FEW_STRENGTHS = {"posterior": (10.0, 30.0, 100.0, 300.0, 1000.0), "normal": (2.0, 1.0, 0.5, 0.25)}
+STRENGTHS = {"mean": (1.0, 3.0, 10.0, 30.0, 100.0), **FEW_STRENGTHS}
+SHOTS = (2, 8, 32)  # at which seen people play new ones
+FOLDS = 5  # of whom those who play are not in the population that they play in
+
+
+@dataclass(frozen=True)
+class Held:
+    """What weights are held to, how strongly, and the log-loss that came of it."""
+
+    to: str
+    strength: float
+    loss: float = math.nan
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Weights from answers, with a shared part that is frozen.
+
+    Attributes:
+        model: calibrated, with its population.
+        terms: of the training questions.
+        trained: users as the loop left them.
+        mean: (K,) of their weights, over all processes.
+        precision: (K, K) of the normal prior with the covariance of people's weights; NaN where it was not learned.
+        before: users as a model of as many prototypes knew them, from answers that are not among these.
+        shards: where the users here are some of all.
+    """
+
+    model: RewardModel
+    terms: Terms
+    trained: UserWeights
+    mean: Tensor
+    precision: Tensor
+    before: UserWeights | None
+    shards: Alone
+
+    @property
+    def solves(self) -> bool:
+        """Whether there are weights to solve."""
+        return self.model.n_prototypes > 1 and (self.model.prototypes.linear or self.model.config.partition)
+
+    def people(self, answers: Answers, held: Held) -> UserWeights:
+        """Seen users with weights from their answers."""
+        users = self.trained
+        if self.solves:
+            (prior,) = self._priors(answers, users, held.to, [held.strength], self.before)
+            users = self._solved(answers, users, prior)
+        else:
+            users = replace(users, n_comparisons=torch.bincount(answers.user, minlength=len(users)))
+        if self.before is None:
+            return users
+        counts = torch.cat([self.before.n_comparisons, torch.zeros(1, dtype=torch.long)])  # the last: of the unknown
+        return replace(
+            users, n_comparisons=users.n_comparisons + counts[torch.from_numpy(self.before.rows(users.ids).copy())]
+        )
+
+    def _priors(
+        self,
+        answers: Answers,
+        users: UserWeights,
+        held: str,
+        strengths: Sequence[float],
+        before: UserWeights | None = None,
+    ) -> list[Prior]:
+        """What users' weights are held to, with each strength (of a normal prior: a factor on its precision).
+
+        Users of whom something was known before are held to that, as strongly as it was known.
+        """
+        model, n = self.model, len(users)
+        if model.config.partition:
+            likely, _ = posterior(model, model.prior, self.terms, answers, n)
+            priors = [Prior.at(F.one_hot(likely.argmax(1), model.n_prototypes).float(), n, s) for s in strengths]
+        elif held == "posterior":
+            centre, variance = posterior(model, model.prior, self.terms, answers, n)
+            priors = [Prior(centre, variance, strength) for strength in strengths]
+        elif held == "normal":
+            priors = [Prior.at(model.population, n, BARRIER, strength * self.precision) for strength in strengths]
+        else:
+            priors = [Prior.at(self.mean, n, strength) for strength in strengths]
+        if before is None or model.config.partition:
+            return priors
+        rows = torch.from_numpy(before.rows(users.ids).copy())
+        return [_known(prior, rows, before) for prior in priors]
+
+    def _solved(self, answers: Answers, users: UserWeights, prior: Prior) -> UserWeights:
+        model, terms, n, reliability = self.model, self.terms, len(users), users.reliability
+        weights = fit_weights(model, terms, answers, n, prior, reliability).weights
+        variance, _ = uncertainty(model, terms, answers, weights, prior, reliability)
+        sure = concentration_of(weights, variance) if bool((variance > 0).any()) else torch.full((n,), torch.inf)
+        return UserWeights(users.ids, weights, torch.bincount(answers.user, minlength=n), reliability, sure)
+
+    def best(self, judge: Judge, sample: Sample, answers: Answers, val: Answers) -> Held:
+        """To what seen people's weights are held, so that a sample of them predict validation answers best."""
+        users, some, val = self.trained.take(sample.rows.numpy()), sample.of(answers), sample.of(val)
+
+        def tries(to: str) -> Iterator[Held]:
+            strengths = STRENGTHS[to]
+            for strength, prior in zip(strengths, self._priors(some, users, to, strengths, self.before), strict=True):
+                judged = judge.margins(self._solved(some, users, prior), val)
+                yield Held(to, strength, judge.loss(judged, val, judge.slope(judged, val)))
+
+        return min((while_better(tries(to)) for to in STRENGTHS), key=lambda held: held.loss)
+
+    def best_for_new(self, judge: Judge, sample: Sample, answers: Answers, val: Answers) -> tuple[Held, float]:
+        """To what new people's weights are held, and how strongly to their posterior: seen people play them."""
+        users, some, val = self.trained.take(sample.rows.numpy()), sample.of(answers), sample.of(val)
+        n, slope = len(users), self.model.config.slope
+        users = replace(users, reliability=torch.ones(n))
+        place, count = self.shards.among(sample.taken(answers))
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).argsort()[place].argsort()
+        order = order[torch.argsort(some.user[order], stable=True)]
+        counts = torch.bincount(some.user, minlength=n)
+        rank = torch.arange(len(some)) - (counts.cumsum(0) - counts)[some.user[order]]
+        shown = [some.take(order[rank < shots]) for shots in SHOTS]
+        # somebody's own weights among the atoms would tell of them
+        of_others = [
+            (mine, population_of(self.model, self.trained, self.terms, others.of(answers), others, self.shards))
+            for mine, others in sample.folds(FOLDS, self.shards)
+        ]
+
+        def priors_of(few: Answers, to: str) -> list[Prior]:
+            if to == "normal":
+                return self._priors(few, users, to, FEW_STRENGTHS[to])
+            centre, variance = torch.empty(2, n, self.model.n_prototypes)
+            for mine, population in of_others:
+                theirs = few.take(mine[few.user].nonzero().squeeze(1))
+                found = posterior(self.model, population, self.terms, theirs, n)
+                centre[mine], variance[mine] = (each[mine] for each in found)
+            return [Prior(centre, variance, strength) for strength in FEW_STRENGTHS[to]]
+
+        def tries(to: str) -> Iterator[Held]:
+            all_priors = [priors_of(few, to) for few in shown]
+            for strength, *priors in zip(FEW_STRENGTHS[to], *all_priors, strict=True):
+                played = [self._solved(few, users, prior) for few, prior in zip(shown, priors, strict=True)]
+                losses = [judge.loss(judge.margins(people, val), val, slope) for people in played]
+                yield Held(to, strength, sum(losses))
+
+        found = {to: while_better(tries(to)) for to in FEW_STRENGTHS}
+        return min(found.values(), key=lambda held: held.loss), found["posterior"].strength
+
+
+def population_of(
+    model: RewardModel, trained: UserWeights, terms: Terms, answers: Answers, sample: Sample, shards: Alone
+) -> Population:
+    """The prior that a sample of people come from, as the loop's weights and their answers show it."""
+    weights = shards.of_all(trained.weights)[sample.chosen]
+    return learn_population(model, terms, answers, len(sample.rows), weights, shards.total)
+
+
+def _known(prior: Prior, rows: Tensor, before: UserWeights) -> Prior:
+    """The prior of users, those who were known before (``rows`` (n,) of them, -1 if not) held to what was known."""
+    known, n = (rows >= 0).nonzero().squeeze(1), len(rows)
+    rows = rows[known]
+    sure = before.concentration[rows]
+    # of weights whose certainty was not kept all that is known is how many answers there were
+    sure = torch.where(sure.isfinite(), sure, before.n_comparisons[rows].float() + 1)
+    centre, variance = prior.centre.expand(n, -1).clone(), prior.variance.clone()
+    strength = torch.as_tensor(prior.strength).expand(n).float().clone()
+    centre[known], variance[known], strength[known] = before.weights[rows], 0.0, sure.clamp(min=1e-3)
+    return replace(prior, centre=centre, variance=variance, strength=strength)
