@@ -70,6 +70,17 @@ def test_in_a_partition_weights_are_how_probable_each_prototype_is(known, weight
     assert bool((users.gap == 0).all())
 
 
+def test_in_a_partition_a_prior_says_how_probable_each_prototype_is(known):
+    models, parts = known
+    usual = pal.adapt(models[True], parts.unseen, prior=models[True].population)
+    torch.testing.assert_close(usual.weights, pal.adapt(models[True], parts.unseen).weights, rtol=1e-3, atol=1e-4)
+    # of so few answers that none is certain
+    few = parts.unseen.take(np.unique(parts.unseen.comparisons.user, return_index=True)[1])
+    one, other = (pal.adapt(models[True], few, prior=p).weights.double() for p in ([0.2, 0.3, 0.5], [0.8, 0.1, 0.1]))
+    told = other / one * torch.tensor([0.25, 3.0, 5.0]).double()  # the answers' own part cancels
+    torch.testing.assert_close(told, told[:, :1].expand(-1, 3), rtol=1e-3, atol=1e-4)
+
+
 def test_prior_and_strength_can_be_given(known):
     models, parts = known
     prior = torch.tensor([0.8, 0.1, 0.1])

@@ -1,5 +1,6 @@
 """Each personal baseline keeps the interface and finds its own simulated truth."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -294,6 +295,19 @@ def test_compare_tests_many_shots_on_those_who_have_them():
     assert {"shots_0", "shots_5", "long_0", "long_5", "long_20"} <= set(rows[0])
     assert "shots_20" not in rows[0]
     assert {"long_20", "shots_5"} <= set(rows[0]["rise"])
+
+
+def test_compare_without_a_number_of_shots_that_all_have_tests_those_who_have_them():
+    rows = pal.baselines.compare(tiny(800), ["majority"], seeds=1, shots=(n for n in [5, 20]), reserve=2)
+    assert {"long_5", "long_20"} <= set(rows[0])
+    assert not [key for key in rows[0] if key.startswith("shots_")]
+
+
+@pytest.mark.parametrize("bad", ["a", -1, 2.5])
+def test_compare_refuses_bad_shots_before_it_fits(bad, monkeypatch):
+    monkeypatch.setattr(sys.modules["pal.baselines.compare"], "_run", None)
+    with pytest.raises(pal.InputError, match="shots must be a whole number of at least 0"):
+        pal.baselines.compare(tiny(80), ["majority"], shots=[bad])
 
 
 def test_calibration_knows_how_far_chance_takes_a_perfect_model():

@@ -19,7 +19,7 @@ import counting
 import pal
 from pal import cli, distributed
 from pal._distributed.cluster import connected
-from pal._distributed.handing import hand_over
+from pal._distributed.handing import hand_over, numbered
 from pal._distributed.people import placement, read_own
 from pal._distributed.pieces import pieces_of
 from pal._distributed.reading import Reading
@@ -27,6 +27,7 @@ from pal._distributed.training import Given, fit_shard, read_result, write_resul
 from pal._distributed.vectors import write_vectors
 from pal._vectors.store import content_keys
 from pal.testing import tiny
+from pal.training import continued
 from pal.users import rows_of
 
 ray_test = pytest.mark.ray
@@ -89,7 +90,7 @@ def check_same(one, two):
     assert np.allclose(one.history["train_loss"].filter(first), two.history["train_loss"].filter(first), atol=1e-6)
     for name in ("held_to", "strength", "few_shot_held_to", "few_shot_strength", "n_prototypes", "steps"):
         assert one.metrics[name] == two.metrics[name], name
-    assert abs(one.p_value - two.p_value) < 1e-3
+    assert one.p_value == pytest.approx(two.p_value, abs=1e-3, nan_ok=True)
     same_users(one.model, two.model, 1e-2)
     assert (one.model.precision is None) == (two.model.precision is None)
     for k, model in one.models.items():
@@ -109,6 +110,41 @@ def test_several_processes_give_the_loss_curve_and_the_model_of_one(tmp_path, op
     in_processes(hand_over(data.train, data.validation, config, tmp_path / "data"), tmp_path, 2)
     two = read_result(tmp_path, data.train.comparisons.user_ids)
     check_same(pal.fit(data.train, data.validation, config), two)
+
+
+@pytest.mark.parametrize("own", ["one prompt each", "one has one"])
+def test_whether_prompts_vary_is_asked_of_all_processes(tmp_path, own):
+    """A worker whose people were all asked about one prompt trains the model that all of them mean."""
+    data = tiny(n=240, users=4, prompts=2)
+    table = data.comparisons
+    worker = placement(pl.Series(table.user.astype(np.int64)), 2)
+    assert set(worker) == {0, 1}
+    prompt = np.where(worker == 0, 0, 1 if own == "one prompt each" else np.arange(len(table)) % 2).astype(np.int32)
+    data = replace(data, comparisons=replace(table, prompt=prompt)).split(unseen_users=0.0, test=0.0, validation=0.15)
+    config = pal.TrainConfig(n_prototypes=1, map="linear", latent_dim=5, max_steps=30, last_passes=1)
+    in_processes(hand_over(data.train, data.validation, config, tmp_path / "data"), tmp_path, 2)
+    two = read_result(tmp_path, data.train.comparisons.user_ids)
+    one = pal.fit(data.train, data.validation, config)
+    assert two.model.config.model == one.model.config.model == "b"
+    assert two.metrics["validation_log_loss"] == pytest.approx(one.metrics["validation_log_loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [2, 20])
+def test_going_on_in_several_processes_is_going_on_in_one(tmp_path, n):
+    """Of people whom the start knows but who say nothing now, several processes know as much."""
+    data = pal.embed(pal.simulation.demo(n_users=30), "hashing").split(unseen_users=0.0)
+    config = pal.TrainConfig(n_prototypes=2, max_steps=60)
+    start = pal.fit(data.train, data.validation, config).model
+    people = np.unique(data.test.comparisons.user)[:n]
+    rows = np.flatnonzero(np.isin(data.test.comparisons.user, people))
+    few = data.test.take(rows).split(unseen_users=0.0, test=0.0, validation=0.2)
+    one = pal.fit(few.train, few.validation, config, start=start)
+    given = hand_over(few.train, few.validation, continued(config, start), tmp_path / "data")
+    numbered(start, few.train.comparisons.user_ids).save_pretrained(tmp_path / "start")
+    in_processes(replace(given, start=str(tmp_path / "start")), tmp_path, 2)
+    two = read_result(tmp_path, few.train.comparisons.user_ids)
+    assert set(two.model.user_ids) == set(start.user_ids)
+    check_same(one, two)
 
 
 def test_a_worker_reads_its_users_rows_from_tables(town, tmp_path):

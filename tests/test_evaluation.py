@@ -283,6 +283,7 @@ def test_too_many_shots_is_one_clear_line():
     [
         ({"shots": [-1]}, "at least 0"),
         ({"shots": []}, "shots is empty"),
+        ({"shots": (n for n in [2, 0.5])}, "shots must be a whole number"),
         ({"shots": 5}, "shots must be a list"),
         ({"seeds": 0}, "seeds must be a whole number of at least 1"),
         ({"shots": [5], "reserve": 3}, "reserve=3 is less"),

@@ -10,6 +10,7 @@ import pal
 import small
 from pal import TrainConfig
 from pal.testing import tiny
+from pal.users import Population
 
 QUICK = {"map": "linear", "max_steps": 300}
 
@@ -88,3 +89,64 @@ def test_users_who_are_not_in_the_new_comparisons_keep_their_weights():
         assert torch.equal(second.users.weights[second.users.row(user)], first.users.weights[first.users.row(user)])
     after = [first.users.weights, *first.state_dict().values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))  # the start is not changed
+
+
+@pytest.fixture(scope="module")
+def many():
+    """A model of 84 people of three kinds, and others."""
+    data = pal.simulation.population(
+        "a", n_users=120, n_prototypes=3, dim=8, per_user=50, noise=0.3, kind="partition"
+    ).data
+    parts = data.split(unseen_users=0.3, test=0.3, validation=0.1)
+    return pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=3, **QUICK)).model, parts
+
+
+def new_people(model, parts):
+    return pal.shot_curve(model, parts.unseen, shots=[0, 3], reserve=20)["log_loss"].to_numpy()
+
+
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_some_people_who_go_on_do_not_make_the_others_forgotten(many, n):
+    model, parts = many
+    people = np.unique(parts.test.comparisons.user)[:n]
+    again = parts.test.take(np.flatnonzero(np.isin(parts.test.comparisons.user, people)))
+    # one step: the maps stay, and what is learned of the population is what differs
+    second = pal.fit(again, None, TrainConfig(map="linear", max_steps=1, last_passes=0), start=model)
+    assert (new_people(second.model, parts) < new_people(model, parts) + 0.01).all()
+    torch.testing.assert_close(second.model.population, model.population, rtol=0, atol=0.05)
+    assert second.model.config.strength == model.config.strength
+
+
+def test_people_of_a_new_kind_join_the_population(many):
+    model, parts = many
+    first = model.users.weights.argmax(1) == 0  # a model that has met no people of this kind
+    alike = [name for name, mine in zip(model.user_ids, first, strict=True) if mine]
+    without = model.without_users(alike)
+    kept = ~(model.atoms.argmax(1) == 0)
+    atoms, mass = model.atoms[kept], model.mass[kept] / model.mass[kept].sum()
+    without = pal.RewardModel(without.config, without.prototypes, without.users, Population(atoms, mass))
+    assert float(without.population[0]) < 0.2
+    ids = parts.test.comparisons.user_ids
+    rows = np.isin(ids.to_numpy()[parts.test.comparisons.user], alike)
+    short = TrainConfig(map="linear", max_steps=1, last_passes=0)
+    second = pal.fit(parts.test.take(np.flatnonzero(rows)), None, short, start=without).model
+    assert float(second.population[0]) > float(without.population[0]) + 0.1
+
+
+def test_a_density_of_a_continuum_is_kept_where_few_people_go_on(many):
+    model, parts = many
+    held = pal.RewardModel(model.config, model.prototypes, model.users, replace(model.prior, precision=torch.eye(3)))
+    short = TrainConfig(map="linear", max_steps=1, last_passes=0)
+    people = np.unique(parts.test.comparisons.user)[:3]
+    again = parts.test.take(np.flatnonzero(np.isin(parts.test.comparisons.user, people)))
+    second = pal.fit(again, None, short, start=held)
+    assert second.metrics["few_shot_held_to"] == "normal"
+    assert torch.equal(second.model.precision, held.precision)
+
+
+def test_without_validation_answers_a_slope_stays(many):
+    model, parts = many
+    steep = model._with(slope=2.5)
+    one = parts.test.take(np.unique(parts.test.comparisons.user, return_index=True)[1][:5])  # an answer each
+    second = pal.fit(one, None, TrainConfig(map="linear", max_steps=1, last_passes=0), start=steep).model
+    assert second.config.slope == pytest.approx(2.5, rel=0.01)

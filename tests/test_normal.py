@@ -143,10 +143,10 @@ def test_people_all_alike_have_a_density_with_no_room(loss):
 
 @pytest.fixture(scope="module")
 def continuum():
-    """People whose linear tastes are normal: strong in one direction, weak in two."""
+    """People whose linear tastes are normal, in six directions: stronger in some than in others."""
     random = np.random.default_rng(0)
     items = random.standard_normal((300, 6)).astype(np.float32)
-    taste = random.standard_normal((260, 6)) * np.array([1.5, 0.7, 0.7, 0, 0, 0]) + np.array([0, 0, 0, 1, 0, 0])
+    taste = random.standard_normal((260, 6)) * np.array([1.5, 1, 1, 0.5, 0.5, 0.5]) + np.array([0, 0, 0, 1, 0, 0])
     user = np.repeat(np.arange(260), 45)
     left = random.integers(300, size=len(user))
     right = (left + random.integers(1, 300, size=len(user))) % 300

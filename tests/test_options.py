@@ -66,6 +66,40 @@ def test_the_bias_keeps_its_share_of_the_margins_when_they_get_back_their_size()
     torch.testing.assert_close(two.terms(questions).margins, 2 * one.terms(questions).margins)
 
 
+def test_with_a_bias_what_is_calibrated_is_what_is_predicted():
+    parts = parts_of(tiny(600), unseen_users=0.0)
+    config = TrainConfig(n_prototypes=2, side_bias=True, refit=False, **QUICK)
+    result = pal.fit(parts.train, parts.validation, config)
+    assert abs(result.model.config.side_bias) > 0.01
+    found = pal.evaluate(result.model, parts.validation, bootstrap=0).log_loss
+    assert found == pytest.approx(result.metrics["validation_log_loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("option", [{"renormalize": True}, {"model": "a", "ideal_point": "map_of_mixture"}])
+def test_bfloat16_trains_what_is_not_linear_in_the_weights(option):
+    parts = parts_of(tiny(400))
+    config = TrainConfig(n_prototypes=2, precision="bfloat16", **option, **QUICK)
+    result = pal.fit(parts.train, parts.validation, config)
+    assert np.isfinite(pal.predict(result.model, parts.test)).all()
+    assert result.metrics["few_shot_strength"] == result.model.config.strength  # of what `adapt` solves
+
+
+def test_validation_answers_of_strangers_count_as_others_do_where_users_are_balanced():
+    data = tiny(400, users=8)
+    known = data.comparisons.user < 6
+    held_out = np.random.default_rng(0).random(400) < 0.4
+    train, validation = data.take(np.flatnonzero(known & ~held_out)), data.take(np.flatnonzero(held_out))
+    config = TrainConfig(balance_users=True, **QUICK)
+    tables = Tables.of(train, validation, model_config(train, config, 2), config).balanced(lambda n: n)
+    weight, user = tables.val_answers.counting, tables.val_answers.user
+    n = len(tables.user_ids)
+    assert set(user.tolist()) == set(range(n + 1))
+    assert bool((weight[user == n] == 1).all())
+    sums = torch.bincount(user, weight)[:n]
+    torch.testing.assert_close(sums, sums.mean().expand(n))
+    assert float(weight[user < n].mean()) == pytest.approx(1)
+
+
 @pytest.fixture(scope="module")
 def half_of_them_guess():
     """Sixty people of two kinds; every other one gives four answers of five without looking."""

@@ -3,15 +3,18 @@
 import itertools
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 import pal
-from pal._adaptation.prior import posterior
+from pal._adaptation.prior import learn_population, posterior
 from pal._training import holding
 from pal.adaptation import solve_weights
+from pal.model import ModelConfig, RewardModel, make_prototypes
+from pal.prototypes import Terms
 from pal.questions import Answers
-from pal.users import Population, concentration_of
+from pal.users import Population, UserWeights, concentration_of
 from small import three_groups
 
 
@@ -26,6 +29,25 @@ def test_the_population_is_where_its_people_are(town):
     assert torch.allclose(model.atoms.sum(1), torch.ones(len(model.atoms)), atol=1e-4)
     torch.testing.assert_close(model.population, model.users.weights.mean(0), rtol=0, atol=0.1)
     assert model.prior.concentration < 3  # three groups: people are far apart
+
+
+def test_no_atom_is_a_person():
+    """Two people alone far from the others are in none but as part of a mean of three."""
+    near = torch.tensor([0.5, 0.3, 0.2]) + 0.1 * torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
+    weights = torch.cat([near, torch.tensor([[0.05, 0.05, 0.9], [0.9, 0.05, 0.05], [0.1, 0.8, 0.1]])])
+    weights = weights / weights.sum(1, keepdim=True)
+    config = ModelConfig("a", n_prototypes=3, map="linear", response_dim=3, latent_dim=3)
+    prototypes = make_prototypes(config, torch.Generator().manual_seed(0))
+    model = RewardModel(
+        config, prototypes, UserWeights.none(3, pl.Series("user_id", [], dtype=pl.String)), weights.mean(0)
+    )
+    nothing = torch.zeros(0, dtype=torch.long)
+    said = Answers(nothing, nothing, torch.zeros(0))
+    found = learn_population(model, Terms(margins=torch.zeros(1, 3)), said, len(weights), weights)
+    assert len(found.atoms) > 20
+    groups = found.atoms[:-4]  # after them the mean of all, and the corners
+    assert float(torch.cdist(groups, weights).min()) > 1e-4
+    torch.testing.assert_close(found.mean, weights.mean(0), rtol=0, atol=0.03)
 
 
 def test_the_posterior_is_bayes_rule(town):
@@ -152,3 +174,13 @@ def test_people_of_whom_nothing_is_known_have_the_mean_over_the_population(town)
     each = torch.stack([model.probability(model.terms(questions).margins @ atom) for atom in model.prior.atoms], dim=1)
     torch.testing.assert_close(probability, (each @ model.prior.mass)[question])
     np.testing.assert_array_equal(pal.predict(model, unseen), probability.numpy())
+
+
+def test_a_mean_of_probabilities_is_one():
+    """Masses in float32 may sum to a little more than one."""
+    data = pal.simulation.population("a", n_users=3, dim=4, per_user=5).data
+    config = ModelConfig("a", n_prototypes=2, map="linear", response_dim=4, latent_dim=4, slope=1e4)
+    prototypes = make_prototypes(config, torch.Generator().manual_seed(0))
+    population = Population(torch.eye(2), torch.tensor([0.5, 0.5000001]))
+    users = UserWeights.none(2, pl.Series("user_id", ["someone"]))
+    assert float(RewardModel(config, prototypes, users, population).predict(data).max()) <= 1

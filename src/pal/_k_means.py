@@ -20,8 +20,9 @@ def k_means(x: Tensor, K: int, generator: torch.Generator, restarts: int = 8) ->
     fitted = x if len(x) <= 20_000 else x[torch.randperm(len(x), generator=generator)[:20_000].to(x.device)]
     for _ in range(restarts):
         centres = fitted[draw(torch.ones(len(fitted)))]
+        nearest = torch.full((len(fitted),), torch.inf, device=x.device)
         for _ in range(K - 1):
-            nearest = torch.cdist(fitted, centres).min(1).values.square()
+            nearest = torch.minimum(nearest, torch.cdist(fitted, centres[-1:]).squeeze(1).square())
             centres = torch.cat([centres, fitted[draw(nearest + 1e-12)]])
         for _ in range(20):
             group = torch.cdist(fitted, centres).argmin(1)

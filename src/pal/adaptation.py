@@ -25,7 +25,7 @@ from pal._checks import number
 from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.model import RewardModel
 from pal.questions import Answers
-from pal.users import UserWeights, concentration_of
+from pal.users import Population, UserWeights, concentration_of
 
 __all__ = ["TOLERANCE", "AdaptedUsers", "Person", "Solution", "adapt", "next_comparison", "solve_weights"]
 
@@ -63,8 +63,9 @@ def adapt(
         model: the model to adapt.
         few: the users' comparisons, embedded as the model's training data were.
         strength: of KL(prior || w); None for the one chosen in training.
-        prior: (K,) what everybody is shrunk towards; None for each person's posterior mean under the population. With
-            neither given, and people found to be a continuum, they are held to its normal density instead.
+        prior: (K,) what everybody is shrunk towards (where each person is one prototype: how likely each is); None for
+            each person's posterior mean under the population. With neither given, and people found to be a continuum,
+            they are held to its normal density instead.
 
     Raises:
         InputError: the vectors are not of the kind the model was trained on, a strength that is not positive, or a
@@ -87,6 +88,11 @@ def adapt(
         held = Prior.at(model.population, n, BARRIER, model.precision)
     elif prior is None:
         held = Prior(*posterior(model, model.prior, terms, answers, n), strength)
+    elif (
+        model.config.partition
+    ):  # which prototype a person is follows from the answers: the prior is how likely each is
+        kinds = Population(torch.eye(model.n_prototypes), prior.clamp(min=1e-6))
+        held = Prior(*posterior(model, kinds, terms, answers, n), strength)
     else:
         held = Prior.at(prior, n, strength)
     solution = fit_weights(model, terms, answers, n, held)

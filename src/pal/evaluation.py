@@ -314,9 +314,7 @@ def shot_predictions(
     whole("seeds", seeds)
     if not isinstance(shots, Iterable):
         raise InputError(f"shots must be a list of numbers of answers, such as (0, 5, 20), found {shots!r}")
-    for n in shots:
-        whole("shots", n, least=0)
-    shots = sorted(set(shots))
+    shots = sorted({whole("shots", n, least=0) for n in shots})
     if not shots:
         raise InputError("shots is empty: give at least one number")
     reserve = shots[-1] if reserve is None else whole("reserve", reserve, least=0)

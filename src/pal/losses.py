@@ -144,11 +144,13 @@ def moderated(margin: Tensor, variance: Tensor) -> Tensor:
     return margin / (1 + math.pi / 8 * variance).sqrt()
 
 
-def sigmoid_slope(margin: Tensor, label: Tensor, start: float = 1.0, weight: Tensor | None = None) -> float:
+def sigmoid_slope(
+    margin: Tensor, label: Tensor, start: float = 1.0, weight: Tensor | None = None, sure: float = 1.0
+) -> float:
     """The slope ``a > 0`` for which ``sigmoid(a * margin)`` predicts the labels best (Platt, 1999, without offset).
 
-    A weak prior at ``start`` (one comparison's worth on the log scale) keeps it finite where the margins separate the
-    labels. Without comparisons it is ``start``.
+    A normal prior of its logarithm, around that of ``start`` with precision ``sure`` (about four answers' worth a
+    unit), keeps it finite where the margins separate the labels. Without comparisons it is ``start``.
     """
     m, y = margin.double(), label.double()
     c = torch.ones_like(y) if weight is None else weight.double()
@@ -158,15 +160,15 @@ def sigmoid_slope(margin: Tensor, label: Tensor, start: float = 1.0, weight: Ten
 
     def objective(t: float) -> float:
         z = math.exp(t) * m
-        return float((c * (F.softplus(z) - y * z)).sum()) + 0.5 * (t - centre) ** 2
+        return float((c * (F.softplus(z) - y * z)).sum()) + 0.5 * sure * (t - centre) ** 2
 
     t = centre
     value = objective(t)
     for _ in range(50):  # Newton on the log of the slope, with halving
         z = math.exp(t) * m
         p = torch.sigmoid(z)
-        first = float((c * (p - y) * z).sum()) + t - centre
-        second = float((c * (p * (1 - p) * z.square() + (p - y) * z)).sum()) + 1.0
+        first = float((c * (p - y) * z).sum()) + sure * (t - centre)
+        second = float((c * (p * (1 - p) * z.square() + (p - y) * z)).sum()) + sure
         step = max(-1.0, min(1.0, -first / max(abs(second), 1.0)))
         while abs(step) > 1e-10 and objective(t + step) > value:
             step /= 2

@@ -105,8 +105,8 @@ class RewardModel(nn.Module):
     def probability(self, margin: Tensor, variance: Tensor | None = None) -> Tensor:
         """P(left preferred), shape (B,), of margins (B,) known up to a variance (B,)."""
         slope = self.config.slope
-        logit = slope * margin if variance is None else moderated(slope * margin, slope**2 * variance)
-        return torch.sigmoid(logit + self.config.side_bias)
+        logit = slope * margin + self.config.side_bias
+        return torch.sigmoid(logit if variance is None else moderated(logit, slope**2 * variance))
 
     def _check_embeddings(self, prompts: Tensor | None, responses: Tensor) -> None:
         config = self.config
@@ -190,7 +190,7 @@ class RewardModel(nn.Module):
             pieces = [
                 self.probability(m @ self.atoms.T) @ self.mass for m in torch.split(terms.margins[asked], 1 << 14)
             ]
-            probability[unseen] = torch.cat(pieces)[place]
+            probability[unseen] = torch.cat(pieces).clamp(0, 1)[place]  # masses sum to one but for rounding
         return margin, probability
 
     # -- people -------------------------------------------------------------------------------------------------

@@ -41,6 +41,11 @@ class Terms:
     offset: Tensor | None = None
     directions: Tensor | None = None
 
+    def full(self) -> "Terms":
+        """The same in float32, after autocast."""
+        each = {name: getattr(self, name) for name in ("margins", "difference", "offset", "directions")}
+        return Terms(**{name: None if x is None else x.float() for name, x in each.items()})
+
     def times(self, factor: float) -> "Terms":
         """The same of prototypes that were rescaled, in the linear variants."""
         return replace(self, margins=None if self.margins is None else factor * self.margins)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pal._training.alone import Alone
-from pal._training.config import TrainConfig, config_of, continued, model_config
+from pal._training.config import TrainConfig, config_of, continued, model_config, settled
 from pal._training.finish import finish, refitted
 from pal._training.run import Run
 from pal._training.tables import Tables
@@ -24,7 +24,7 @@ from pal.model import ModelConfig, RewardModel, check_data
 from pal.prototypes import Prototypes
 from pal.users import UserWeights, simplex
 
-__all__ = ["TrainConfig", "TrainResult", "config_of", "continued", "model_config", "tabulated", "train"]
+__all__ = ["TrainConfig", "TrainResult", "config_of", "continued", "model_config", "settled", "tabulated", "train"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def train(
     shards = shards or Alone()
     run = Run(tables.balanced(shards.count) if config.balance_users else tables, shape, config, start, shards)
     run.train(checkpoint)
-    before = start.users if start is not None and start.n_prototypes == n_prototypes else None
+    before = start if start is not None and start.n_prototypes == n_prototypes else None
     cpu_tables = tables.to(torch.device("cpu"))
     done = finish(cpu_tables, shape, *_state(run), before, shards)
     begun = model = done.model

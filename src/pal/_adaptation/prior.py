@@ -5,6 +5,7 @@ person's posterior over the atoms is exact; its mean is where their own weights 
 continuum, a normal density around the mean of the atoms says more than they do (`pal._adaptation.normal` learns it).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,8 @@ __all__ = ["BARRIER", "Prior", "learn_population", "posterior"]
 ATOMS = 256
 BARRIER = 0.1  # strength of the divergence beside a normal prior: keeps weights off the edges
 _CELLS = 16_000_000  # users or questions x atoms at a time
+_DRAWN = 2000  # at most, of a population that stands for people of whom there are no answers
+_LEAST = 3  # people whose mean is an atom
 _SHRINKAGE = 20.0  # people
 _STEPS = 30  # of EM: the likelihood has settled
 
@@ -57,6 +60,8 @@ def learn_population(
     n_users: int,
     weights: Tensor,
     total: Callable[[Tensor], Tensor] = lambda x: x,
+    before: Population | None = None,
+    n_before: float = 0.0,
 ) -> Population:
     """The density on the simplex that users come from.
 
@@ -67,26 +72,45 @@ def learn_population(
         n_users: users of whom there are answers here.
         weights: (U, K) of all users, as their answers alone put them.
         total: sums over all processes, where each has the answers of some users.
+        before: what was known of other people.
+        n_before: how many those are.
     """
     n, K = weights.shape
     if K == 1:
         return Population.of(torch.ones(1))
-    # centres of groups of people rather than people, who can then be removed from the model
-    M = max(1, min(ATOMS, n // 3))
-    group = k_means(weights, M, torch.Generator().manual_seed(0), restarts=1)
-    size = torch.bincount(group, minlength=M)
-    centres = torch.zeros(M, K).index_add_(0, group, weights)[size > 0] / size[size > 0, None]
+    others = torch.zeros(0, K) if before is None else _drawn(before, math.ceil(min(n_before, _DRAWN)))
+    people = torch.cat([weights, others])
+    count = torch.cat([torch.ones(n), torch.full((len(others),), n_before / max(1, len(others)))])
+    # means of groups of people rather than people, who can then be removed from the model
+    M = max(1, min(ATOMS, len(people) // _LEAST))
+    group = k_means(people, M, torch.Generator().manual_seed(0), restarts=1)
+    members = torch.bincount(group, minlength=M)
+    group, members = ((members > 0).cumsum(0) - 1)[group], members[members > 0]
+    size = torch.bincount(group, count)
+    centres = torch.zeros(len(size), K).index_add_(0, group, count[:, None] * people) / size[:, None]
+    few = members < _LEAST
+    near = torch.cdist(centres[few], people).topk(min(_LEAST, len(people)), largest=False).indices
+    centres[few] = people[near].mean(1)
     corners = 0.97 * torch.eye(K) + 0.03 / K
-    atoms = torch.cat([centres, weights.mean(0, keepdim=True), corners])
+    mean = (count[:, None] * people).mean(0, keepdim=True) / count.mean()
+    atoms = torch.cat([centres, mean, corners])
     atoms = atoms.clamp(min=1e-6) / atoms.clamp(min=1e-6).sum(1, keepdim=True)
     likelihood = _log_likelihood(model, terms, answers, n_users, atoms)
     # EM from the groups' shares, which count as much as some people: where answers say little, they stay
-    mass = torch.cat([size[size > 0] / n, torch.full((1 + K,), 1e-2 / (1 + K))])
+    mass = torch.cat([size / size.sum(), torch.full((1 + K,), 1e-2 / (1 + K))])
     shares = mass = mass / mass.sum()
+    known = torch.bincount(group[n:], count[n:], minlength=len(mass)) + _SHRINKAGE * shares
     for _ in range(_STEPS):
         share = torch.softmax(likelihood + mass.log(), dim=1)
-        mass = (total(share.sum(0)) + _SHRINKAGE * shares) / (n + _SHRINKAGE)
+        mass = total(share.sum(0)) + known
+        mass = mass / mass.sum()
     return Population(atoms, mass)
+
+
+def _drawn(population: Population, n: int) -> Tensor:
+    """Weights (n, K) of people who stand for a population: atoms as often as their masses say."""
+    at = torch.searchsorted(population.mass.double().cumsum(0), (torch.arange(n) + 0.5).double() / max(1, n))
+    return population.atoms[at.clamp(max=len(population.mass) - 1)]
 
 
 def posterior(

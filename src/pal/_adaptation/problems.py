@@ -3,6 +3,7 @@
 Users are innermost in every array: an operation then runs along them, whatever K and the number of answers.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -178,14 +179,27 @@ def _held(
         hold = strength.detach().cpu().double().numpy().reshape(1, -1)
         if strength.shape != (n_users,) or not (np.isfinite(hold) & (hold > 0)).all():
             raise InputError(f"strength must be positive, one number or ({n_users},), found {tuple(strength.shape)}")
-    if precision is not None and precision.shape != (K, K):
-        raise InputError(f"precision must be ({K}, {K}), found {tuple(precision.shape)}")
+    if precision is not None:
+        _check_precision(precision, K)
     if prior is None:
         return np.full((K, 1), 1 / K), hold
     if tuple(prior.shape) not in {(K,), (1, K), (n_users, K)}:
         raise InputError(f"prior must be ({K},) or ({n_users}, {K}), found {tuple(prior.shape)}")
     pi = np.atleast_2d(prior.detach().cpu().double().numpy()).T
-    if (pi < 0).any() or (abs(pi.sum(0) - 1) > 1e-3).any():
+    if not ((pi >= 0).all() and (abs(pi.sum(0) - 1) <= 1e-3).all()):  # NaN is neither
         raise InputError("prior must be at least 0 and sum to 1")
     pi = pi.clip(1e-9)
     return pi / pi.sum(0), hold
+
+
+def _check_precision(precision: Tensor, K: int) -> None:
+    """Refuses what is not symmetric and positive semi-definite."""
+    if tuple(precision.shape) != (K, K):
+        raise InputError(f"precision must be ({K}, {K}), found {tuple(precision.shape)}")
+    matrix = precision.detach().cpu().double()
+    size = float(matrix.abs().max())
+    if not math.isfinite(size) or float((matrix - matrix.T).abs().max()) > 1e-4 * size:
+        raise InputError("precision must be finite and symmetric")
+    least = float(torch.linalg.eigvalsh((matrix + matrix.T) / 2)[0])
+    if least < -1e-4 * size:
+        raise InputError(f"precision must have no negative eigenvalue, found {least:.3g}")

@@ -73,10 +73,9 @@ def hand_over(train: EmbeddedComparisons, validation: EmbeddedComparisons, confi
 
 
 def numbered(start: RewardModel, user_ids: pl.Series) -> RewardModel:
-    """The model of those users alone, under their numbers."""
-    rows = rows_of(user_ids, start.user_ids)
-    users = start.users.take(rows[rows >= 0])
-    named = replace(users, ids=pl.Series("user_id", np.flatnonzero(rows >= 0)))
+    """The model, its users under their numbers; those who are not among them have negative ones."""
+    rows = rows_of(start.user_ids, user_ids)
+    named = replace(start.users, ids=pl.Series("user_id", np.where(rows < 0, -1 - np.arange(len(rows)), rows)))
     return RewardModel(start.config, start.prototypes, named, start.prior)
 
 

@@ -108,7 +108,7 @@ class Shards(Alone):
         """The mean (m,) of rows ``x`` (n, m), of all processes."""
         return self.total(x.sum(0)) / self.count(len(x))
 
-    def slope(self, margin: Tensor, label: Tensor, start: float, weight: Tensor | None) -> float:
+    def slope(self, margin: Tensor, label: Tensor, start: float, weight: Tensor | None, sure: float = 1.0) -> float:
         """`sigmoid_slope` of the margins of all processes: these go into bins of which only sums travel."""
         c = torch.ones(len(margin), dtype=torch.float64) if weight is None else weight.double()
         largest = max(self.gathered(float(margin.abs().max()) if len(margin) else 0.0))
@@ -117,7 +117,7 @@ class Shards(Alone):
         sums.index_add_(0, place, torch.stack([c, c * label, c * margin], dim=1))
         count, labels, margins = self.total(sums).T
         used = count > 0
-        return sigmoid_slope(margins[used] / count[used], labels[used] / count[used], start, count[used])
+        return sigmoid_slope(margins[used] / count[used], labels[used] / count[used], start, count[used], sure)
 
     def everyone(self, people: UserWeights) -> UserWeights:
         """All users, of those here."""

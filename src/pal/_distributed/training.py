@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch.distributed as dist
 
 from pal._distributed.people import keys_of, read_own
 from pal._distributed.reading import Reader, Reading
@@ -14,7 +15,7 @@ from pal._distributed.shards import Shards
 from pal.embeddings import EmbeddedComparisons
 from pal.model import RewardModel
 from pal.selection import FitResult, explore
-from pal.training import TrainConfig, TrainResult, tabulated, train
+from pal.training import TrainConfig, TrainResult, settled, tabulated, train
 from pal.users import rows_of
 
 __all__ = ["Given", "fit_shard", "progress_file", "read_result", "write_result"]
@@ -63,11 +64,11 @@ class _Shard:
                 found = replace(found, comparisons=replace(found.comparisons, sided=given.sided))
             return replace(found, **(given.facts or {}))
 
-        self.config = given.config
         self.train = data(own.train)
+        self.config = _settled(self.train, given.config)
         # a worker of whose users nothing is held out has no validation answers: an empty table of the same kind
         self.validation = data(own.validation) if len(own.validation) else self.train.take(np.zeros(0, np.int64))
-        self.tables = tabulated(self.train, self.validation, given.config)
+        self.tables = tabulated(self.train, self.validation, self.config)
         keys = np.empty(len(self.tables.questions), np.int64)
         keys[self.tables.answers.question.cpu().numpy()] = keys_of(self.train.comparisons, given.sizes)
         users = rows_of(self.tables.user_ids, own.user_ids)
@@ -85,6 +86,16 @@ class _Shard:
         return train(self.train, self.validation, config, k, start, path, self.tables, self.shards)
 
 
+def _settled(data: EmbeddedComparisons, config: TrainConfig) -> TrainConfig:
+    """The config with what all workers' prompts, not this one's alone, say of the model."""
+    table, mine = data.comparisons, set()
+    if table.prompts is not None and table.prompt is not None:
+        mine = set(table.prompts.ids.gather(np.unique(table.prompt)[:2]))  # two differ, if any do
+    everywhere: list[set[Any]] = [set()] * dist.get_world_size()
+    dist.all_gather_object(everywhere, mine)
+    return settled(data, config, data.prompts is not None and len(set().union(*everywhere)) > 1)
+
+
 def fit_shard(given: Given, rank: int, workers: int) -> FitResult:
     """`pal.fit` in one of several workers: the result is of all users, and the same in each.
 
@@ -97,7 +108,7 @@ def fit_shard(given: Given, rank: int, workers: int) -> FitResult:
     def stage(config: TrainConfig, k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
         return shard.stage(config, k, begin, folder / f"prototypes-{k}{kind}.safetensors")
 
-    return explore(stage, given.config, start, shard.val_user, shard.shards.n_answers)
+    return explore(stage, shard.config, start, shard.val_user, shard.shards.n_answers)
 
 
 # -- the result on disk ------------------------------------------------------------------------------------------------
@@ -127,7 +138,9 @@ def read_result(folder: Path, user_ids: pl.Series | None) -> FitResult:
     for k in record["models"]:
         model = RewardModel.from_pretrained(folder / f"model-{k}")
         if user_ids is not None:
-            named = replace(model.users, ids=user_ids.gather(model.user_ids.to_numpy()).alias("user_id"))
+            number = model.user_ids.to_numpy()
+            known = model.users.take(np.flatnonzero(number >= 0))  # the others are those of the start: as they were
+            named = replace(known, ids=user_ids.gather(number[number >= 0]).alias("user_id"))
             model = RewardModel(model.config, model.prototypes, named, model.prior)
         models[k] = model
     return FitResult(

@@ -84,9 +84,9 @@ class Alone:
         """The value of each process, in their order."""
         return [value]
 
-    def slope(self, margin: Tensor, label: Tensor, start: float, weight: Tensor | None) -> float:
+    def slope(self, margin: Tensor, label: Tensor, start: float, weight: Tensor | None, sure: float = 1.0) -> float:
         """`sigmoid_slope` of the margins of all processes."""
-        return sigmoid_slope(margin, label, start, weight)
+        return sigmoid_slope(margin, label, start, weight, sure)
 
     def everyone(self, people: UserWeights) -> UserWeights:
         """All users, of those here."""

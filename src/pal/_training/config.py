@@ -12,7 +12,7 @@ from pal.losses import LOSSES, get_loss
 from pal.maps import MAPS
 from pal.model import IDEAL_POINTS, ModelConfig, RewardModel
 
-__all__ = ["TrainConfig", "config_of", "continued", "model_config"]
+__all__ = ["TrainConfig", "config_of", "continued", "model_config", "prompts_vary", "settled"]
 
 _KNOWN = {
     "model": ("a", "b", None),
@@ -183,16 +183,35 @@ def continued(config: TrainConfig | None, start: RewardModel | None) -> TrainCon
     return replace(config, **kept)
 
 
+def prompts_vary(data: EmbeddedComparisons) -> bool:
+    """Whether there are prompts, and not all answers are to the same one."""
+    asked = data.comparisons.prompt
+    return data.prompts is not None and asked is not None and len(asked) > 0 and bool(asked.min() != asked.max())
+
+
+def settled(data: EmbeddedComparisons, config: TrainConfig, vary: bool) -> TrainConfig:
+    """The config with the model, and what that does with prompts, where both were left to the data.
+
+    Args:
+        data: comparisons.
+        config: what was asked for.
+        vary: whether prompts do, here or (where the data are some of all) elsewhere.
+    """
+    kind, prompt = config.model or ("b" if vary and config.prompt is None else "a"), config.prompt
+    if kind == "a" and prompt is None and data.prompt_mode != "joint":
+        prompt = "concatenate" if vary else "none"
+    return replace(config, model=kind, prompt=prompt)
+
+
 def model_config(data: EmbeddedComparisons, config: TrainConfig, n_prototypes: int) -> ModelConfig:
     """The model that a training config means for these data.
 
     Raises:
         InputError: model B without prompts, and the like.
     """
+    config = settled(data, config, prompts_vary(data))
     has_prompts = data.prompts is not None and data.comparisons.prompt is not None
-    asked = data.comparisons.prompt
-    vary = has_prompts and asked is not None and len(asked) > 0 and bool(asked.min() != asked.max())
-    kind = config.model or ("b" if vary and config.prompt is None else "a")
+    kind = config.model or "a"
     if kind == "b" and data.prompt_mode == "joint":
         raise InputError("model 'b' takes prompts apart, but here each is one text with its response: use model 'a'")
     if kind == "b":
@@ -200,7 +219,7 @@ def model_config(data: EmbeddedComparisons, config: TrainConfig, n_prototypes: i
     elif data.prompt_mode == "joint":
         prompt = "joint"
     else:
-        prompt = config.prompt or ("concatenate" if vary else "none")
+        prompt = config.prompt or "none"
         if prompt == "concatenate" and not has_prompts:
             raise InputError("prompt='concatenate' needs prompts: give the comparisons a column 'prompt'")
     takes_prompts = prompt in ("separate", "concatenate") and data.prompts is not None

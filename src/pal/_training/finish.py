@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pal._adaptation.normal import learn_precision
+from pal._eigen import gram
 from pal._training.alone import Alone
-from pal._training.holding import FEW_STRENGTHS, Held, Holding, population_of
+from pal._training.holding import FEW_STRENGTHS, Held, Holding, Known
 from pal._training.judging import Judge, mean_of
 from pal._training.sample import Sample
 from pal._training.tables import Tables
@@ -20,6 +21,8 @@ from pal.questions import Answers
 from pal.users import Population, UserWeights
 
 __all__ = ["Finished", "finish", "refitted"]
+
+TOLD_OF_SLOPE = 0.02  # by an answer that a model learned from: of ten one calibrated it, a fifth of a unit of precision
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def finish(
     prototypes: Prototypes,
     trained: UserWeights,
     bias: float,
-    before: UserWeights | None = None,
+    start: RewardModel | None = None,
     shards: Alone | None = None,
 ) -> Finished:
     """Makes the model of training answers; validation answers choose, and calibrate.
@@ -59,10 +62,10 @@ def finish(
         prototypes: the trained shared part, on the CPU.
         trained: users as the loop left them.
         bias: of the left side, in margins.
-        before: users as a model of as many prototypes knew them, from answers that are not among these.
+        start: the model of as many prototypes that training went on from: what it knows of people is added to.
         shards: where the users here are some of all; the metrics are of all, the rest of those here.
     """
-    return _Finish(tables, shape, prototypes, trained, bias, before, shards or Alone()).run()
+    return _Finish(tables, shape, prototypes, trained, bias, start, shards or Alone()).run()
 
 
 @torch.no_grad()
@@ -72,7 +75,7 @@ def refitted(
     prototypes: Prototypes,
     trained: UserWeights,
     bias: float,
-    before: UserWeights | None = None,
+    start: RewardModel | None = None,
     shards: Alone | None = None,
 ) -> RewardModel:
     """The model of training and validation answers together, with what was chosen.
@@ -83,10 +86,10 @@ def refitted(
         prototypes: the shared part, as it is after the validation answers were gone over, too.
         trained: users likewise.
         bias: likewise.
-        before: as for `finish`.
+        start: as for `finish`.
         shards: as for `finish`.
     """
-    return _Finish(tables, done.model.config, prototypes, trained, bias, before, shards or Alone()).refit(done)
+    return _Finish(tables, done.model.config, prototypes, trained, bias, start, shards or Alone()).refit(done)
 
 
 class _Finish:
@@ -97,34 +100,42 @@ class _Finish:
         prototypes: Prototypes,
         trained: UserWeights,
         bias: float,
-        before: UserWeights | None,
+        start: RewardModel | None,
         shards: Alone,
     ) -> None:
-        self.tables, self.prototypes, self.trained, self.bias, self.before = tables, prototypes, trained, bias, before
-        self.shards, self.mean = shards, shards.mean(trained.weights)
+        self.tables, self.prototypes, self.trained, self.bias = tables, prototypes, trained, bias
+        self.shards, self.start, self.known = shards, start, None
+        here, self.mean = shards.count(len(trained)), shards.mean(trained.weights)
+        if start is not None:
+            again = shards.count(int((start.users.rows(trained.ids) >= 0).sum()))
+            self.known = Known(start.users, start.prior, len(start.users) - again)
+            share = self.known.elsewhere / (self.known.elsewhere + here)
+            self.mean = torch.lerp(self.mean, start.population, share)
+        # what new people are held to was learned from more people than it could be now
+        self.settled = self.known is not None and self.known.elsewhere > here
         none = UserWeights.none(shape.n_prototypes, tables.user_ids)
         self.model = RewardModel(replace(shape, side_bias=shape.slope * bias), prototypes, none, self.mean)
         self.terms, self.val_terms = self.model.terms(tables.questions), self.model.terms(tables.val_questions)
         self.precision = torch.full((shape.n_prototypes,) * 2, torch.nan)  # until it is learned
+        self.sampled = torch.zeros(0, shape.n_prototypes)  # likewise
 
     def run(self) -> Finished:
         answers, val, shards = self.tables.answers, self.tables.val_answers, self.shards
         sample = Sample.of_users(self.tables, shards)
-        some = sample.of(answers)
-        start = get_loss(self.model.config.loss).link or 1.0
-        judge = Judge(self.prototypes, self.val_terms, self.bias, start, shards)
-        held, few_strength = Held("mean", self.model.config.strength), FEW_STRENGTHS["posterior"][1]
-        new = Held("posterior", few_strength)
+        judge = Judge(self.prototypes, self.val_terms, self.bias, *self._slope_before(), shards)
+        held = Held("mean", self.model.config.strength)
+        new, few_strength = self._held_before(self._holding(self.terms).solves)
         if self.model.n_prototypes > 1:
             self._calibrate(judge.slope(judge.margins(self.trained, val), val))
-            self._learn_population(self.terms, some, sample)
-        solves = self._holding(self.terms).solves
-        if solves and not self.model.config.partition and shards.count(len(sample.taken(val))):
-            self._learn_precision(self.terms, some, sample)
+            self._learn_population(self.terms, answers, sample)
+        holding = self._holding(self.terms)
+        if holding.solves and not self.model.config.partition and shards.count(len(sample.taken(val))):
+            self._learn_precision(self.terms, answers, sample)
             holding = self._holding(self.terms)
             held = holding.best(judge, sample, answers, val)
-            new, few_strength = holding.best_for_new(judge, sample, answers, val)
-        people = self._holding(self.terms).people(answers, held)
+            if not self.settled:
+                new, few_strength = holding.best_for_new(judge, sample, answers, val)
+        people = holding.people(answers, held)
         judged = judge.margins(people, val)
         slope = judge.slope(judged, val)
         self._calibrate(slope)
@@ -141,8 +152,7 @@ class _Finish:
             "few_shot_held_to": new.to,
             "few_shot_strength": new.strength,
         }
-        if solves:
-            self._change(strength=few_strength)
+        self._change(strength=few_strength)
         self._hold_new(new)
         return Finished(self.model.with_users(people), losses, shared_loss, metrics, self._size(people.weights))
 
@@ -155,30 +165,48 @@ class _Finish:
         terms, both = _joined(self.terms, self.tables.answers, self.val_terms, self.tables.val_answers.take(known))
         if self.model.n_prototypes > 1:
             sample = Sample.of_users(self.tables, self.shards)
-            some = sample.of(both)
-            self._learn_population(terms, some, sample)
+            self._learn_population(terms, both, sample)
             if "normal" in (held.to, new.to):
-                self._learn_precision(terms, some, sample)
+                self._learn_precision(terms, both, sample)
         self._hold_new(new)
         return self.model.with_users(self._holding(terms).people(both, held))
 
     def _holding(self, terms: Terms) -> Holding:
-        return Holding(self.model, terms, self.trained, self.mean, self.precision, self.before, self.shards)
+        people = (self.trained, self.sampled, self.mean, self.precision, self.known)
+        return Holding(self.model, terms, *people, self.shards)
+
+    def _slope_before(self) -> tuple[float, float]:
+        """The slope of the sigmoid to begin from, and how sure it is."""
+        if self.start is None:
+            return get_loss(self.model.config.loss).link or 1.0, 1.0
+        return self.start.config.slope, 1.0 + TOLD_OF_SLOPE * float(self.start.users.n_comparisons.sum())
+
+    def _held_before(self, solves: bool) -> tuple[Held, float]:
+        """To what new people are held until something better is found, and how strongly to their posterior."""
+        strength = self.model.config.strength  # of the start, where there is one
+        if self.start is None and solves:
+            strength = FEW_STRENGTHS["posterior"][1]
+        if self.settled and self.start is not None and self.start.precision is not None:
+            return Held("normal", 1.0), strength
+        return Held("posterior", strength), strength
 
     def _change(self, population: Population | None = None, **config: Any) -> None:
         model = self.model
         prior = model.prior if population is None else population
         self.model = RewardModel(replace(model.config, **config), self.prototypes, model.users, prior)
 
-    def _learn_population(self, terms: Terms, some: Answers, sample: Sample) -> None:
+    def _learn_population(self, terms: Terms, answers: Answers, sample: Sample) -> None:
         """The prior that people come from, as the loop's weights show it."""
         if self.model.config.partition:
             self._change(Population(torch.eye(self.model.n_prototypes), self.mean.clamp(min=1e-6)))
             return
-        self._change(population_of(self.model, self.trained, terms, some, sample, self.shards))
+        self.sampled = self.shards.of_all(self.trained.weights)[sample.chosen]
+        everybody = torch.ones(len(self.sampled), dtype=torch.bool)
+        self._change(self._holding(terms).population(answers, sample, everybody))
 
-    def _learn_precision(self, terms: Terms, some: Answers, sample: Sample) -> None:
+    def _learn_precision(self, terms: Terms, answers: Answers, sample: Sample) -> None:
         """That of a normal prior with the covariance of people's weights."""
+        some = sample.of(answers)
         users = self.trained.take(sample.rows.numpy())
         weights, reliability, total = users.weights, users.reliability, self.shards.total
         self.precision = learn_precision(self.model, terms, some, weights, reliability, total)
@@ -186,7 +214,9 @@ class _Finish:
     def _hold_new(self, new: Held) -> None:
         """Gives the model the normal prior of new people, where they are held to one."""
         if new.to == "normal":
-            self._change(replace(self.model.prior, precision=new.strength * self.precision))
+            before = None if self.start is None or not self.settled else self.start.precision
+            precision = self.precision if before is None else before
+            self._change(replace(self.model.prior, precision=new.strength * precision))
 
     def _calibrate(self, slope: float) -> None:
         self._change(slope=slope, side_bias=slope * self.bias)
@@ -206,20 +236,10 @@ class _Finish:
         """Root mean square of everybody's margins, each question as often as it was asked; 0 where not linear in w."""
         if self.terms.margins is None:
             return 0.0
-        second = _second_moment(weights, self.shards)
+        second = self.shards.total(gram(weights)) / self.shards.count(len(weights))
         margins = self.terms.margins.double()
         square = ((margins @ second) * margins).sum(1)
         return math.sqrt(mean_of(square[self.tables.answers.question], self.shards))
-
-
-def _second_moment(weights: Tensor, shards: Alone) -> Tensor:
-    """(K, K) float64, of all users' weights, those here (n, K)."""
-    n, K = weights.shape
-    total = torch.zeros(K, K, dtype=torch.float64)
-    for piece in torch.split(weights, 1 << 17):  # millions of users are not copied at once
-        wide = piece.double()
-        total += wide.T @ wide
-    return shards.total(total) / shards.count(n)
 
 
 def _joined(terms: Terms, answers: Answers, more_terms: Terms, more: Answers) -> tuple[Terms, Answers]:

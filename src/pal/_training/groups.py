@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pal._eigen import eigh
+from pal._eigen import eigh, gram
 from pal._k_means import k_means
 from pal._training.sample import Sample
 from pal._training.tables import Tables
@@ -46,8 +46,7 @@ def user_groups(tables: Tables, pooled: Prototypes, K: int, generator: torch.Gen
     weight = answers.counting
     scores = answers.sums(weight * (answers.label - torch.sigmoid(offset)[answers.question]), features, n)
     scores /= (torch.bincount(answers.user, weight, minlength=n) + 5.0)[:, None]
-    wide = scores.double()
-    _, vectors = eigh(shards.total(wide.T @ wide))
+    _, vectors = eigh(shards.total(gram(scores)))
     toward = shards.of_all(scores @ vectors[:, -_FIRST:].float())
 
     x = features @ vectors[:, -_RANK:].float()

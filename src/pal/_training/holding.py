@@ -19,7 +19,7 @@ from pal.prototypes import Terms
 from pal.questions import Answers
 from pal.users import Population, UserWeights, concentration_of
 
-__all__ = ["FEW_STRENGTHS", "Held", "Holding", "population_of"]
+__all__ = ["FEW_STRENGTHS", "Held", "Holding", "Known"]
 
 # The mean of the population is best where people are a continuum, as the centre of a normal prior with their covariance
 # (a strength is then a factor on its precision); the posterior under it where they are of a few kinds or say little.
@@ -39,6 +39,21 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What a model of as many prototypes knew of people, from answers that are not among these.
+
+    Attributes:
+        users: weights of those it knew.
+        population: of all of them.
+        elsewhere: how many of them there are no answers of now.
+    """
+
+    users: UserWeights
+    population: Population
+    elsewhere: int
+
+
+@dataclass(frozen=True)
 class Holding:
     """Weights from answers, with a shared part that is frozen.
 
@@ -46,18 +61,20 @@ class Holding:
         model: calibrated, with its population.
         terms: of the training questions.
         trained: users as the loop left them.
-        mean: (K,) of their weights, over all processes.
+        sampled: (S, K) weights of a sample of them, of all processes.
+        mean: (K,) of people's weights.
         precision: (K, K) of the normal prior with the covariance of people's weights; NaN where it was not learned.
-        before: users as a model of as many prototypes knew them, from answers that are not among these.
+        known: what was known before.
         shards: where the users here are some of all.
     """
 
     model: RewardModel
     terms: Terms
     trained: UserWeights
+    sampled: Tensor
     mean: Tensor
     precision: Tensor
-    before: UserWeights | None
+    known: Known | None
     shards: Alone
 
     @property
@@ -69,16 +86,33 @@ class Holding:
         """Seen users with weights from their answers."""
         users = self.trained
         if self.solves:
-            (prior,) = self._priors(answers, users, held.to, [held.strength], self.before)
+            (prior,) = self._priors(answers, users, held.to, [held.strength], self.known)
             users = self._solved(answers, users, prior)
         else:
             users = replace(users, n_comparisons=torch.bincount(answers.user, minlength=len(users)))
-        if self.before is None:
+        if self.known is None:
             return users
-        counts = torch.cat([self.before.n_comparisons, torch.zeros(1, dtype=torch.long)])  # the last: of the unknown
+        before = self.known.users
+        counts = torch.cat([before.n_comparisons, torch.zeros(1, dtype=torch.long)])  # the last: of the unknown
         return replace(
-            users, n_comparisons=users.n_comparisons + counts[torch.from_numpy(self.before.rows(users.ids).copy())]
+            users, n_comparisons=users.n_comparisons + counts[torch.from_numpy(before.rows(users.ids).copy())]
         )
+
+    def population(self, answers: Answers, sample: Sample, some: Tensor) -> Population:
+        """The density that people come from.
+
+        Args:
+            answers: all of those here.
+            sample: of whom it is learned.
+            some: (S,) which of the sampled weights are theirs.
+        """
+        weights = self.sampled[some]
+        known = self.known
+        # a sample stands for all people here, and for as large a part of those elsewhere
+        elsewhere = 0.0 if known is None else known.elsewhere * len(weights) / self.shards.count(len(self.trained))
+        before = None if known is None else known.population
+        own, total = sample.of(answers), self.shards.total
+        return learn_population(self.model, self.terms, own, len(sample.rows), weights, total, before, elsewhere)
 
     def _priors(
         self,
@@ -86,7 +120,7 @@ class Holding:
         users: UserWeights,
         held: str,
         strengths: Sequence[float],
-        before: UserWeights | None = None,
+        known: Known | None = None,
     ) -> list[Prior]:
         """What users' weights are held to, with each strength (of a normal prior: a factor on its precision).
 
@@ -103,10 +137,10 @@ class Holding:
             priors = [Prior.at(model.population, n, BARRIER, strength * self.precision) for strength in strengths]
         else:
             priors = [Prior.at(self.mean, n, strength) for strength in strengths]
-        if before is None or model.config.partition:
+        if known is None or model.config.partition:
             return priors
-        rows = torch.from_numpy(before.rows(users.ids).copy())
-        return [_known(prior, rows, before) for prior in priors]
+        rows = torch.from_numpy(known.users.rows(users.ids).copy())
+        return [_known(prior, rows, known.users) for prior in priors]
 
     def _solved(self, answers: Answers, users: UserWeights, prior: Prior) -> UserWeights:
         model, terms, n, reliability = self.model, self.terms, len(users), users.reliability
@@ -121,7 +155,7 @@ class Holding:
 
         def tries(to: str) -> Iterator[Held]:
             strengths = STRENGTHS[to]
-            for strength, prior in zip(strengths, self._priors(some, users, to, strengths, self.before), strict=True):
+            for strength, prior in zip(strengths, self._priors(some, users, to, strengths, self.known), strict=True):
                 judged = judge.margins(self._solved(some, users, prior), val)
                 yield Held(to, strength, judge.loss(judged, val, judge.slope(judged, val)))
 
@@ -140,7 +174,7 @@ class Holding:
         shown = [some.take(order[rank < shots]) for shots in SHOTS]
         # somebody's own weights among the atoms would tell of them
         of_others = [
-            (mine, population_of(self.model, self.trained, self.terms, others.of(answers), others, self.shards))
+            (mine, self.population(answers, others, others.chosen[sample.chosen]))
             for mine, others in sample.folds(FOLDS, self.shards)
         ]
 
@@ -163,14 +197,6 @@ class Holding:
 
         found = {to: while_better(tries(to)) for to in FEW_STRENGTHS}
         return min(found.values(), key=lambda held: held.loss), found["posterior"].strength
-
-
-def population_of(
-    model: RewardModel, trained: UserWeights, terms: Terms, answers: Answers, sample: Sample, shards: Alone
-) -> Population:
-    """The prior that a sample of people come from, as the loop's weights and their answers show it."""
-    weights = shards.of_all(trained.weights)[sample.chosen]
-    return learn_population(model, terms, answers, len(sample.rows), weights, shards.total)
 
 
 def _known(prior: Prior, rows: Tensor, before: UserWeights) -> Prior:

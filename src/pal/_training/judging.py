@@ -25,7 +25,8 @@ class Judge:
         prototypes: the trained shared part.
         terms: of the validation questions.
         bias: of the left side, in margins.
-        start: of the slope, where the best one is looked for.
+        start: of the slope: what it was before, or means where nothing is known.
+        sure: how sure that is, as `sigmoid_slope` takes it.
         shards: where the users here are some of all; a slope and a loss are of all.
     """
 
@@ -33,6 +34,7 @@ class Judge:
     terms: Terms
     bias: float
     start: float
+    sure: float
     shards: Alone
 
     def margins(self, people: UserWeights, answers: Answers) -> tuple[Tensor, Tensor]:
@@ -44,11 +46,12 @@ class Judge:
 
     def slope(self, judged: tuple[Tensor, Tensor], answers: Answers) -> float:
         """The slope of the sigmoid that predicts best, margins being uncertain."""
-        (margin, variance), label, weight = judged, answers.label, answers.weight
-        slope = self.shards.slope(margin, label, self.start, weight)
+        margin, variance = judged
+        given = (answers.label, self.start, answers.weight, self.sure)
+        slope = self.shards.slope(margin, *given)
         if self.shards.count(int((variance > 0).any())):
             for _ in range(3):  # a fixed point: what moderates the margin depends on the slope
-                slope = self.shards.slope(moderated(margin, slope**2 * variance), label, self.start, weight)
+                slope = self.shards.slope(moderated(margin, slope**2 * variance), *given)
         return slope
 
     def losses(self, judged: tuple[Tensor, Tensor], answers: Answers, slope: float) -> Tensor:

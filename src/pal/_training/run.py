@@ -314,8 +314,7 @@ class Run:
         config, user, label = self.config, answers.user, answers.label
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             terms = self.prototypes.terms(questions)
-        if terms.margins is not None:
-            terms = replace(terms, margins=terms.margins.float())
+        terms = terms.full()
         weights = simplex(params[:, :-1])
         if config.uncertainty and self.learns_users:
             margin, spread = self.prototypes.moments(terms, weights, answers.question, user)

@@ -52,7 +52,10 @@ class Tables:
         Args:
             count: how many there are in all processes, of so many here.
         """
-        return replace(self, answers=_balanced(self.answers, count), val_answers=_balanced(self.val_answers, count))
+        n = len(self.user_ids)
+        return replace(
+            self, answers=_balanced(self.answers, n, count), val_answers=_balanced(self.val_answers, n, count)
+        )
 
     def to(self, device: torch.device) -> "Tables":
         """The same on a device."""
@@ -99,10 +102,12 @@ class Tables:
         return cls(ids, questions, answers, val_questions, val_answers, data.comparisons.sided)
 
 
-def _balanced(answers: Answers, count: Callable[[int], int]) -> Answers:
-    counts = torch.bincount(answers.user)
-    each = count(len(answers)) / max(1, count(int(counts.count_nonzero())))
-    weight = each / counts.float()[answers.user]
+def _balanced(answers: Answers, n: int, count: Callable[[int], int]) -> Answers:
+    """Answers of n users; those of anybody else, who are not told apart, count as answers do on average."""
+    known = answers.user < n
+    counts = torch.bincount(answers.user, minlength=n + 1)
+    each = count(int(known.sum())) / max(1, count(int(counts[:n].count_nonzero())))
+    weight = torch.where(known, each / counts.float()[answers.user], 1.0)
     return replace(answers, weight=weight if answers.weight is None else weight * answers.weight)
 
 

@@ -96,7 +96,8 @@ def compare(
     if reference not in names:
         raise InputError(f"the reference {reference!r} is not among the models: add it to them")
     names = list(dict.fromkeys(names))
-    plan = _Plan(data, config_of(config), unseen_users, tuple(shots), test, validation, reserve, draws)
+    shots = tuple(whole("shots", n, least=0) for n in shots)
+    plan = _Plan(data, config_of(config), unseen_users, shots, test, validation, reserve, draws)
     tasks = [(name, seed) for seed in range(seeds) for name in names]
     results = dict(zip(tasks, _run(plan, tasks, workers), strict=True))
     compared = [results[reference, seed] for seed in range(seeds)]
@@ -154,8 +155,8 @@ class _Plan:
             return {}
         longest = max(self.shots)
         reserve = longest if self.reserve is None else self.reserve
-        curves = {"shots": (reserve, [n for n in self.shots if n <= reserve])}
-        return curves if longest <= reserve else {**curves, "long": (longest, list(self.shots))}
+        curves = {"shots": (reserve, [n for n in self.shots if n <= reserve]), "long": (longest, list(self.shots))}
+        return {k: v for k, v in curves.items() if v[1] and (k == "shots" or longest > reserve)}
 
 
 @dataclass(frozen=True, eq=False)
