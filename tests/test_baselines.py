@@ -297,6 +297,20 @@ def test_compare_tests_many_shots_on_those_who_have_them():
     assert {"long_20", "shots_5"} <= set(rows[0]["rise"])
 
 
+def test_compare_takes_the_model_that_a_fit_takes(monkeypatch):
+    config = pal.TrainConfig(n_prototypes=1, max_steps=10)
+    names = ["pal", "pal-a", "pal-b"]
+    asked = []
+    module = sys.modules["pal.baselines.compare"]
+    fit = module.fit_pal
+    monkeypatch.setattr(
+        module, "fit_pal", lambda train, val, config: asked.append(config.model) or fit(train, val, config)
+    )
+    for model in (None, "b"):
+        pal.baselines.compare(tiny(80), names, config=replace(config, model=model), seeds=1, shots=[0])
+    assert asked == [None, "a", "b", "b", "a", "b"]
+
+
 def test_compare_without_a_number_of_shots_that_all_have_tests_those_who_have_them():
     rows = pal.baselines.compare(tiny(800), ["majority"], seeds=1, shots=(n for n in [5, 20]), reserve=2)
     assert {"long_5", "long_20"} <= set(rows[0])

@@ -16,7 +16,7 @@ from pal._training import groups, sample
 from pal._training.alone import Alone
 from pal._training.groups import _Mixture, user_groups
 from pal.questions import Answers
-from pal.training import tabulated, train
+from pal.training import Tabulated, train
 
 
 def people(kinds, users=120, answers=15, questions=300, rank=6, seed=0, size=3.0):
@@ -96,7 +96,7 @@ def town():
     data = pal.simulation.population("b", 300, 3, 12, 24, "partition", 0, noise=0.2)
     config = pal.TrainConfig(model="b", map="linear", latent_dim=12, max_steps=300)
     parts = data.data.split(unseen_users=0.0, test=0.0, validation=0.2, seed=0)
-    tables = tabulated(parts.train, parts.validation, config)
+    tables = Tabulated(parts.train, parts.validation).of(config)
     pooled = train(parts.train, parts.validation, config, 1, tables=tables).begun.prototypes
     return tables, pooled, data.assignment
 

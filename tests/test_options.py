@@ -75,6 +75,16 @@ def test_with_a_bias_what_is_calibrated_is_what_is_predicted():
     assert found == pytest.approx(result.metrics["validation_log_loss"], abs=1e-6)
 
 
+@pytest.mark.parametrize("model", ["a", "b"])
+def test_a_bias_beside_margins_that_say_nothing_is_not_made_larger_with_them(model):
+    data = tiny(400, ties=0.0)
+    soft = replace(data, comparisons=replace(data.comparisons, label=np.full(400, 0.8, np.float32)))
+    parts = parts_of(soft)
+    config = TrainConfig(model=model, n_prototypes=1, side_bias=True, **{**QUICK, "max_steps": 300})
+    p = pal.predict(pal.fit(parts.train, parts.validation, config).model, parts.test)
+    assert abs(p.mean() - 0.8) < 0.02
+
+
 @pytest.mark.parametrize("option", [{"renormalize": True}, {"model": "a", "ideal_point": "map_of_mixture"}])
 def test_bfloat16_trains_what_is_not_linear_in_the_weights(option):
     parts = parts_of(tiny(400))

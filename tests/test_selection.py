@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 import pal
-from pal import selection
+from pal import _kinds, selection
 from pal.errors import InputError
 from pal.selection import CANDIDATES
 from pal.testing import tiny
@@ -62,36 +63,110 @@ def test_the_pooled_model_has_a_hidden_layer_where_rewards_bend(truth):
     assert pal.evaluate(found, parts.test).log_loss < pal.evaluate(other, parts.test).log_loss
 
 
-@pytest.mark.parametrize(
-    ("loss", "pooled"), [({"mlp": 0.6, "linear": 0.5}, "linear"), ({"mlp": 0.5, "linear": 0.6}, "mlp")]
-)
-def test_others_grow_from_the_pooled_model_that_has_their_map(loss, pooled):
-    begun = []
+def told(losses):
+    """A stage that trains nothing: a loss for each (model, prompt, map, k), or (map, k); and what it was asked."""
+    asked = []
 
     def stage(config, k, begin, kind=""):
-        begun.append((k, config.map, begin, kind))
-        lost = torch.full((100,), loss[config.map] if k == 1 else 0.2)
+        asked.append((k, config.map, begin, kind))
+        exact = (config.model, config.prompt, config.map, k)
+        noise = np.random.default_rng(len(asked)).normal(0, 0.05, 2000)  # of answers
+        lost = torch.from_numpy(losses.get(exact, losses.get((config.map, k), 0.2)) + noise - noise.mean())
         metrics = {"validation_log_loss": float(lost.mean()), "validation_accuracy": 1.0, "seconds": 0.0}
-        made = SimpleNamespace(config=config, n_prototypes=k)
+        made = SimpleNamespace(config=config, n_prototypes=k, users=SimpleNamespace(weights=torch.eye(k)))
         shown = pl.DataFrame({"step": [0]})
         return SimpleNamespace(
             model=made, begun=made, validation_loss=lost, shared_loss=lost, metrics=metrics, history=shown
         )
 
-    result = selection.explore(stage, pal.TrainConfig(n_prototypes=(1, 2)), None, np.arange(100) % 20, 10_000)
-    assert [(k, asked, kind) for k, asked, _, kind in begun] == [
+    return stage, asked
+
+
+USER = np.arange(2000) % 100
+
+
+@pytest.mark.parametrize(
+    ("losses", "pooled"),
+    [({("mlp", 1): 0.6, ("linear", 1): 0.5}, "linear"), ({("mlp", 1): 0.5, ("linear", 1): 0.6}, "mlp")],
+)
+def test_others_grow_from_the_pooled_model_that_has_their_map(losses, pooled):
+    stage, asked = told(losses)
+    result = selection.explore(stage, [pal.TrainConfig(n_prototypes=(1, 2))], None, USER, 10_000)
+    assert [(k, which, kind) for k, which, _, kind in asked] == [
         (1, "mlp", ""),
         (1, "linear", "-linear"),
         (2, "mlp", ""),
     ]
-    assert begun[2][2].config.map == "mlp"
+    assert asked[2][2].config.map == "mlp"
     assert result.pooled.config.map == pooled
+
+
+def kinds_of(**settings):
+    config = pal.TrainConfig(map="linear", **settings)
+    return [replace(config, model="b"), *(replace(config, model="a", prompt=p) for p in ("none", "concatenate"))]
+
+
+@pytest.mark.parametrize(
+    ("none", "concatenate", "chosen"),
+    [
+        ((0.60, 0.50), (0.60, 0.51), ("a", "none")),
+        ((0.60, 0.52), (0.60, 0.51), ("a", "concatenate")),
+        ((0.60, 0.549), (0.60, 0.549), ("b", None)),  # no better than chance would have it
+        ((0.70, 0.50), (0.70, 0.50), ("b", None)),  # not tried with three: much worse for all together
+    ],
+)
+@pytest.mark.parametrize("asked", [3, "auto", (1, 3, 5)])
+def test_where_prompts_vary_model_b_is_left_for_one_that_is_clearly_better(none, concatenate, chosen, asked):
+    losses = {("b", None, "linear", 1): 0.6, ("linear", 5): 0.9}
+    losses |= {("b", None, "linear", k): 0.55 for k in (2, 3, 5, 8)}
+    for prompt, (one, three) in (("none", none), ("concatenate", concatenate)):
+        losses |= {("a", prompt, "linear", 1): one} | {("a", prompt, "linear", k): three for k in (2, 3, 5, 8)}
+    stage, calls = told(losses)
+    result = selection.explore(stage, kinds_of(n_prototypes=asked), None, USER, 10_000)
+    config = result.model.config
+    assert (config.model, config.prompt) == chosen
+    assert result.pooled.config.model == chosen[0]
+    assert len({(k, kind) for k, _, _, kind in calls}) == len(calls)  # nothing twice
+    tried = {k for k, _, _, kind in calls if kind.startswith("-a-none")}
+    assert (3 in tried) == (none[0] < 0.7)
+
+
+@pytest.mark.parametrize("tastes", ["responses", "votes"])
+def test_the_model_is_the_one_that_data_ask_for(tastes):
+    """Prompts vary in both; in the first nothing turns on them, in the second everything does."""
+    random = np.random.default_rng(0)
+    people, n, dim = 60, 6000, 12
+    user, prompt = np.arange(n) % people, random.integers(500 if tastes == "responses" else 60, size=n)
+    prompts = random.standard_normal((500, dim)).astype(np.float32)
+    responses = random.standard_normal((1000 if tastes == "responses" else 2, dim)).astype(np.float32)
+    taste = random.standard_normal((3, dim))[user % 3]
+    if tastes == "responses":
+        left, right = 2 * prompt, 2 * prompt + 1
+        margin = ((responses[left] - responses[right]) * taste).sum(1)
+    else:
+        left, right = np.zeros(n, int), np.ones(n, int)
+        margin = (prompts[prompt] * taste).sum(1)
+    table = pal.Comparisons.from_columns(
+        user_id=[f"u{i}" for i in user],
+        left_id=[f"x{i}" for i in left],
+        right_id=[f"x{i}" for i in right],
+        label=(random.random(n) < 1 / (1 + np.exp(-margin))).astype(float),
+        prompt_id=[f"q{i}" for i in prompt],
+    )
+    ids = [*(f"x{i}" for i in range(len(responses))), *(f"q{i}" for i in range(500))]
+    data = pal.embed(table, embeddings=(ids, np.concatenate([responses, prompts])))
+    parts = data.split(unseen_users=0.0)
+    result = pal.fit(parts.train, parts.validation, pal.TrainConfig(n_prototypes=3, latent_dim=8, max_steps=600))
+    assert result.model.config.model == ("a" if tastes == "responses" else "b")
+    assert pal.evaluate(result.model, parts.test).accuracy > pal.evaluate(result.pooled, parts.test).accuracy + 0.05
+    assert result.pooled.config.model == result.model.config.model
+    assert np.isfinite(pal.predict(result.model, parts.test)).all()
 
 
 @pytest.mark.parametrize(("people", "unused"), [((50, 50, 20), False), ((60, 58, 2), True), ((60, 60, 0), True)])
 def test_a_prototype_that_is_hardly_anybodys_first_is_unused(people, unused):
     weights = torch.eye(3).repeat_interleave(torch.tensor(people), dim=0) * 0.6 + 0.4 / 3
-    assert selection._unused(SimpleNamespace(users=SimpleNamespace(weights=weights), n_prototypes=3)) is unused
+    assert _kinds._unused(SimpleNamespace(users=SimpleNamespace(weights=weights), n_prototypes=3)) is unused
 
 
 @pytest.mark.parametrize(
@@ -100,9 +175,9 @@ def test_a_prototype_that_is_hardly_anybodys_first_is_unused(people, unused):
 def test_a_number_that_was_asked_for_and_is_not_used_is_tried_from_nowhere(
     town, monkeypatch, tmp_path, asked, unused, again
 ):
-    monkeypatch.setattr(selection, "_FEW", 0)
+    monkeypatch.setattr(_kinds, "_FEW", 0)
     monkeypatch.setattr(selection, "CANDIDATES", (1, 3))
-    monkeypatch.setattr(selection, "_unused", lambda model: unused)
+    monkeypatch.setattr(_kinds, "_unused", lambda model: unused)
     config = settings(n_prototypes=asked, max_steps=150, map="linear")
     result = pal.fit(town.train, town.validation, config, checkpoint=tmp_path)
     assert result.table["gain"][-1] > result.table["gain_se"][-1]  # growing gained

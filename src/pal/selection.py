@@ -3,24 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from pal._checks import whole
-from pal._plurality import LEVEL, Gain, gain_of, middle_good, p_in_words, personal_gains, plurality, smallest_good
+from pal._kinds import Kind, Stage, best_kind, gain_over, loss_of, name_of
+from pal._plurality import LEVEL, gain_of, middle_good, p_in_words, personal_gains, plurality, smallest_good
 from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
 from pal.evaluation import metrics_of
 from pal.model import RewardModel
-from pal.training import TrainConfig, TrainResult, config_of, continued, tabulated, train
+from pal.training import Tabulated, TrainConfig, TrainResult, config_of, continued, kinds, prompts_vary, train
 
 __all__ = ["CANDIDATES", "Choice", "FitResult", "Stage", "explore", "fit", "select"]
 
 CANDIDATES = (1, 2, 3, 5, 8, 12, 16, 24)  # of n_prototypes="auto"
-_FEW = 5000  # training answers
 
 
 @dataclass(frozen=True)
@@ -82,71 +82,50 @@ def fit(
     if validation is None or not len(validation):
         parts = train_data.split(unseen_users=0.0, test=0.0, validation=0.1, seed=config.seed)
         train_data, validation = parts.train, parts.validation
-    tables = tabulated(train_data, validation, config)
+    tables = Tabulated(train_data, validation)
     folder = None if checkpoint is None else Path(checkpoint)
 
     def stage(config: TrainConfig, k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
         path = None if folder is None else folder / f"prototypes-{k}{kind}.safetensors"
-        return train(train_data, validation, config, k, begin, path, tables)
+        return train(train_data, validation, config, k, begin, path, tables.of(config))
 
-    return explore(stage, config, start, validation.comparisons.user, len(train_data))
-
-
-class Stage(Protocol):
-    """Trains a model of K prototypes, from a model to go on from; ``kind`` names the checkpoint of a second one."""
-
-    def __call__(self, config: TrainConfig, k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
-        """The trained model."""
-        ...
+    choice = kinds(train_data, config, prompts_vary(train_data))
+    return explore(stage, choice, start, validation.comparisons.user, len(train_data))
 
 
 def explore(
-    stage: Stage, config: TrainConfig, start: RewardModel | None, user: npt.NDArray[Any], n_train: int
+    stage: Stage,
+    choice: Sequence[TrainConfig],
+    start: RewardModel | None,
+    user: npt.NDArray[Any],
+    n_train: int,
 ) -> FitResult:
     """Trains the numbers of prototypes that a config asks for, and chooses.
 
     Args:
         stage: trains one.
-        config: its n_prototypes, init and seed count.
+        choice: configs that differ in the kind of model: the first, unless another predicts clearly better.
         start: a model to go on from.
         user: (n_validation,) of whom each validation answer is.
         n_train: training answers.
     """
-
-    def better(one: TrainResult, other: TrainResult) -> TrainResult:
-        return min(one, other, key=lambda r: float(r.validation_loss.mean()))
-
-    def grown(k: int, pooled: TrainResult) -> TrainResult:
-        if config.init == "random":
-            return stage(config, k, None)
-        result = stage(config, k, pooled.begun)
-        gain = _gain(pooled, result, user)
-        grew = gain.mean > gain.error and n_train > _FEW
-        if grew and not (isinstance(config.n_prototypes, int) and _unused(result.model)):
-            return result
-        # answers may not show in which directions to grow, if few, or leave a number that was asked for without people:
-        # try once from nowhere as well
-        return better(result, stage(config, k, None, "-random"))
-
+    config = choice[0]
     asked, wanted = config.n_prototypes, _numbers(config.n_prototypes)
     if start is not None:
         results = {start.n_prototypes: stage(config, start.n_prototypes, start)}
     elif config.init == "random" and isinstance(asked, int):
         results = {asked: stage(config, asked, None)}
     else:
-        pooled = stage(config, 1, None)
-        results, failures = {1: pooled}, 0
-        # where rewards are linear a hidden layer learns but noise; the others grow from it, and are held against it, in
-        # any case: their maps are of its kind
-        if config.map != "linear" and config.init != "random":
-            results[1] = better(pooled, stage(replace(config, map="linear"), 1, None, "-linear"))
+        kinds = [Kind(stage, each, user, n_train, name_of(each) if i else "") for i, each in enumerate(choice)]
+        kind = kinds[0] if config.init == "random" else best_kind(kinds, [k for k in wanted if k > 1])
+        results, failures = {1: kind.one}, 0
         for k in wanted:
             if k == 1:
                 continue
-            results[k] = grown(k, pooled)
+            results[k] = kind.of(k)
             if asked == "auto":
-                best = min(float(r.validation_loss.mean()) for j, r in results.items() if j != k)
-                failures = 0 if float(results[k].validation_loss.mean()) < best else failures + 1
+                best = min(loss_of(r) for j, r in results.items() if j != k)
+                failures = 0 if loss_of(results[k]) < best else failures + 1
                 if failures == 2:
                     break
     losses = {k: r.validation_loss.double().numpy() for k, r in results.items()}
@@ -163,12 +142,6 @@ def explore(
     return FitResult(results[chosen].model, history, metrics, table, {k: r.model for k, r in results.items()}, p_value)
 
 
-def _unused(model: RewardModel) -> bool:
-    """Whether a prototype is the first of fewer people than a tenth of an even share."""
-    first = model.users.weights.argmax(1).bincount(minlength=model.n_prototypes)
-    return 10 * model.n_prototypes * int(first.min()) < int(first.sum())
-
-
 def _numbers(asked: int | str | Sequence[int]) -> tuple[int, ...]:
     """The numbers of prototypes that are asked for, ascending."""
     return (asked,) if isinstance(asked, int) else CANDIDATES if isinstance(asked, str) else tuple(sorted(set(asked)))
@@ -178,7 +151,7 @@ def _compare(results: dict[int, TrainResult], user: Any) -> pl.DataFrame:
     base = results.get(1)
     rows = []
     for k, result in sorted(results.items()):
-        gain = _gain(result if base is None else base, result, user)
+        gain = gain_over(result if base is None else base, result, user)
         rows.append(
             {
                 "n_prototypes": k,
@@ -190,11 +163,6 @@ def _compare(results: dict[int, TrainResult], user: Any) -> pl.DataFrame:
             }
         )
     return pl.DataFrame(rows)
-
-
-def _gain(pooled: TrainResult, result: TrainResult, user: Any) -> Gain:
-    """How much lower the validation log-loss is than the pooled model's."""
-    return gain_of((pooled.validation_loss - result.validation_loss).double().numpy(), user)
 
 
 def _choose(losses: dict[int, npt.NDArray[Any]], user: npt.NDArray[Any], p_value: float) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pal._training.alone import Alone
-from pal._training.config import TrainConfig, config_of, continued, model_config, settled
+from pal._training.config import TrainConfig, config_of, continued, kinds, model_config, prompts_vary
 from pal._training.finish import finish, refitted
 from pal._training.run import Run
 from pal._training.tables import Tables
@@ -24,7 +24,17 @@ from pal.model import ModelConfig, RewardModel, check_data
 from pal.prototypes import Prototypes
 from pal.users import UserWeights, simplex
 
-__all__ = ["TrainConfig", "TrainResult", "config_of", "continued", "model_config", "settled", "tabulated", "train"]
+__all__ = [
+    "Tabulated",
+    "TrainConfig",
+    "TrainResult",
+    "config_of",
+    "continued",
+    "kinds",
+    "model_config",
+    "prompts_vary",
+    "train",
+]
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,7 @@ def train(
             answers), or a pooled one to grow.
         checkpoint: a file that is written on the way and taken up where it is there; the result is the same as
             without interruption.
-        tables: what `tabulated` made of the same data, to share between calls.
+        tables: what `Tabulated` made of the same data, to share between calls.
         shards: where this is one of several processes, and the data are of the users here; the result is of all.
 
     Raises:
@@ -116,9 +126,23 @@ def _state(run: Run) -> tuple[Prototypes, UserWeights, float]:
     return prototypes, users, float(run.bias.detach())
 
 
-def tabulated(data: EmbeddedComparisons, validation: EmbeddedComparisons, config: TrainConfig) -> Tables:
-    """Training and validation answers as the tensors that `train` works on, the same for every K."""
-    return Tables.of(data, validation, model_config(data, config, 1), config)
+class Tabulated:
+    """Training and validation answers as the tensors that `train` works on, the same for every K.
+
+    Those of one kind of model are kept at a time.
+    """
+
+    def __init__(self, data: EmbeddedComparisons, validation: EmbeddedComparisons) -> None:
+        self._parts = data, validation
+        self._made: tuple[str | None, Tables] | None = None
+
+    def of(self, config: TrainConfig) -> Tables:
+        """Those of the model that a config means."""
+        data, validation = self._parts
+        shape = model_config(data, config, 1)
+        if self._made is None or self._made[0] != shape.prompt:
+            self._made = shape.prompt, Tables.of(data, validation, shape, config)
+        return self._made[1]
 
 
 def _shape_of_start(shape: ModelConfig, start: RewardModel, n_prototypes: int) -> ModelConfig:

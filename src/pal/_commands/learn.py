@@ -75,7 +75,10 @@ def fit(
     data: Data,
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
     model: Annotated[
-        Kind | None, typer.Option(help="Fixed prototypes, or prompt prototypes.  [default: b where prompts vary]")
+        Kind | None,
+        typer.Option(
+            help="Fixed prototypes, or prompt prototypes.  [default: b where prompts vary, unless a is clearly better]"
+        ),
     ] = None,
     prototypes: Annotated[str, typer.Option(help="N, a range such as 1-5, or auto.")] = "auto",
     map_kind: Annotated[

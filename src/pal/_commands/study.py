@@ -36,7 +36,7 @@ __all__ = ["compare", "reproduce", "select", "simulate"]
 def compare(
     data: Data,
     models: Annotated[
-        str, typer.Option(help=f"Some of {', '.join(sorted(baselines.BASELINES))}, pal-a, pal-b.")
+        str, typer.Option(help=f"Some of {', '.join(sorted(baselines.BASELINES))}, pal, pal-a, pal-b.")
     ] = "majority,btl-linear,per-user,btl,pal-b",
     seeds: Annotated[int, typer.Option(help="Splits and runs to average over.")] = 5,
     prototypes: Annotated[str, typer.Option(help="Of PAL: N, a range, or auto.")] = "auto",
@@ -79,7 +79,9 @@ def compare(
 def select(
     data: Data,
     prototypes: Annotated[str, typer.Option(help="Numbers to try, such as 1-5 or 1,3,8.")] = "1,2,3,5",
-    model: Annotated[Kind | None, typer.Option(help="As in fit.  [default: b where prompts vary]")] = None,
+    model: Annotated[
+        Kind | None, typer.Option(help="As in fit.  [default: b where prompts vary, unless a is clearly better]")
+    ] = None,
     folds: Annotated[int, typer.Option(help="Parts of each person's answers, each held out once.")] = 5,
     encoder: EncoderName = None,
     embeddings: Embeddings = None,

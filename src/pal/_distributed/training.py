@@ -15,7 +15,7 @@ from pal._distributed.shards import Shards
 from pal.embeddings import EmbeddedComparisons
 from pal.model import RewardModel
 from pal.selection import FitResult, explore
-from pal.training import TrainConfig, TrainResult, settled, tabulated, train
+from pal.training import Tabulated, TrainConfig, TrainResult, kinds, train
 from pal.users import rows_of
 
 __all__ = ["Given", "fit_shard", "progress_file", "read_result", "write_result"]
@@ -65,13 +65,14 @@ class _Shard:
             return replace(found, **(given.facts or {}))
 
         self.train = data(own.train)
-        self.config = _settled(self.train, given.config)
+        self.kinds = kinds(self.train, given.config, _prompts_vary(self.train))
         # a worker of whose users nothing is held out has no validation answers: an empty table of the same kind
         self.validation = data(own.validation) if len(own.validation) else self.train.take(np.zeros(0, np.int64))
-        self.tables = tabulated(self.train, self.validation, self.config)
-        keys = np.empty(len(self.tables.questions), np.int64)
-        keys[self.tables.answers.question.cpu().numpy()] = keys_of(self.train.comparisons, given.sizes)
-        users = rows_of(self.tables.user_ids, own.user_ids)
+        self.tables = Tabulated(self.train, self.validation)
+        tables = self.tables.of(self.kinds[0])
+        keys = np.empty(len(tables.questions), np.int64)  # the same, in the same order, of every kind of model
+        keys[tables.answers.question.cpu().numpy()] = keys_of(self.train.comparisons, given.sizes)
+        users = rows_of(tables.user_ids, own.user_ids)
         self.shards = Shards(
             users, own.answers, own.held_out, own.user_ids, keys, given.config.seed, progress_file(given)
         )
@@ -83,17 +84,17 @@ class _Shard:
 
     def stage(self, config: TrainConfig, k: int, start: RewardModel | None, path: Path) -> TrainResult:
         """`pal.training.train` with users sharded; the result is of all users, the same in every worker."""
-        return train(self.train, self.validation, config, k, start, path, self.tables, self.shards)
+        return train(self.train, self.validation, config, k, start, path, self.tables.of(config), self.shards)
 
 
-def _settled(data: EmbeddedComparisons, config: TrainConfig) -> TrainConfig:
-    """The config with what all workers' prompts, not this one's alone, say of the model."""
+def _prompts_vary(data: EmbeddedComparisons) -> bool:
+    """Whether prompts vary in all workers' answers together."""
     table, mine = data.comparisons, set()
     if table.prompts is not None and table.prompt is not None:
         mine = set(table.prompts.ids.gather(np.unique(table.prompt)[:2]))  # two differ, if any do
     everywhere: list[set[Any]] = [set()] * dist.get_world_size()
     dist.all_gather_object(everywhere, mine)
-    return settled(data, config, data.prompts is not None and len(set().union(*everywhere)) > 1)
+    return data.prompts is not None and len(set().union(*everywhere)) > 1
 
 
 def fit_shard(given: Given, rank: int, workers: int) -> FitResult:
@@ -108,7 +109,7 @@ def fit_shard(given: Given, rank: int, workers: int) -> FitResult:
     def stage(config: TrainConfig, k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
         return shard.stage(config, k, begin, folder / f"prototypes-{k}{kind}.safetensors")
 
-    return explore(stage, shard.config, start, shard.val_user, shard.shards.n_answers)
+    return explore(stage, shard.kinds, start, shard.val_user, shard.shards.n_answers)
 
 
 # -- the result on disk ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pal.losses import LOSSES, get_loss
 from pal.maps import MAPS
 from pal.model import IDEAL_POINTS, ModelConfig, RewardModel
 
-__all__ = ["TrainConfig", "config_of", "continued", "model_config", "prompts_vary", "settled"]
+__all__ = ["TrainConfig", "config_of", "continued", "kinds", "model_config", "prompts_vary"]
 
 _KNOWN = {
     "model": ("a", "b", None),
@@ -33,8 +33,8 @@ class TrainConfig:
     """What to train and how. The defaults were chosen by measurement (docs/decisions.md).
 
     Attributes:
-        model: "a" (fixed prototypes), "b" (prompt prototypes), or None: b where prompts vary and `prompt` is not
-            given, else a.
+        model: "a" (fixed prototypes), "b" (prompt prototypes), or None: a, but where prompts vary and `prompt` is not
+            given b, unless a, with or without the prompt, predicts validation answers clearly better.
         n_prototypes: K, "auto", or several to choose from.
         map: "mlp" or "linear"; the pooled model may be linear where "mlp" is asked (unless `init` is "random").
         latent_dim: d.
@@ -189,18 +189,20 @@ def prompts_vary(data: EmbeddedComparisons) -> bool:
     return data.prompts is not None and asked is not None and len(asked) > 0 and bool(asked.min() != asked.max())
 
 
-def settled(data: EmbeddedComparisons, config: TrainConfig, vary: bool) -> TrainConfig:
-    """The config with the model, and what that does with prompts, where both were left to the data.
+def kinds(data: EmbeddedComparisons, config: TrainConfig, vary: bool) -> list[TrainConfig]:
+    """What a config may mean where it leaves the model to the data: the first, unless another proves better.
 
     Args:
         data: comparisons.
         config: what was asked for.
         vary: whether prompts do, here or (where the data are some of all) elsewhere.
     """
-    kind, prompt = config.model or ("b" if vary and config.prompt is None else "a"), config.prompt
-    if kind == "a" and prompt is None and data.prompt_mode != "joint":
-        prompt = "concatenate" if vary else "none"
-    return replace(config, model=kind, prompt=prompt)
+    if config.model is not None or not vary or config.prompt is not None:
+        prompt = config.prompt
+        if config.model != "b" and prompt is None and data.prompt_mode != "joint":
+            prompt = "concatenate" if vary else "none"
+        return [replace(config, model=config.model or "a", prompt=prompt)]
+    return [replace(config, model="b"), *(replace(config, model="a", prompt=p) for p in ("none", "concatenate"))]
 
 
 def model_config(data: EmbeddedComparisons, config: TrainConfig, n_prototypes: int) -> ModelConfig:
@@ -209,7 +211,7 @@ def model_config(data: EmbeddedComparisons, config: TrainConfig, n_prototypes: i
     Raises:
         InputError: model B without prompts, and the like.
     """
-    config = settled(data, config, prompts_vary(data))
+    config = kinds(data, config, prompts_vary(data))[0]
     has_prompts = data.prompts is not None and data.comparisons.prompt is not None
     kind = config.model or "a"
     if kind == "b" and data.prompt_mode == "joint":

@@ -233,12 +233,16 @@ class _Finish:
         self._change(side_bias=self.model.config.slope * self.bias)
 
     def _size(self, weights: Tensor) -> float:
-        """Root mean square of everybody's margins, each question as often as it was asked; 0 where not linear in w."""
+        """Root mean square of everybody's margins, the bias in them, each question as often as it was asked.
+
+        0 where they are not linear in w.
+        """
         if self.terms.margins is None:
             return 0.0
         second = self.shards.total(gram(weights)) / self.shards.count(len(weights))
         margins = self.terms.margins.double()
         square = ((margins @ second) * margins).sum(1)
+        square += self.bias * (2 * margins @ self.shards.mean(weights).double() + self.bias)
         return math.sqrt(mean_of(square[self.tables.answers.question], self.shards))
 
 

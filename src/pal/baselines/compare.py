@@ -23,7 +23,7 @@ from pal.training import TrainConfig, config_of
 
 __all__ = ["compare"]
 
-PAL = {"pal-a": "a", "pal-b": "b"}
+PAL = {"pal": None, "pal-a": "a", "pal-b": "b"}  # None: as the config says, or validation
 _MEASURES = ("accuracy", "accuracy_by_user", "balanced_accuracy", "worst_tenth", "log_loss", "brier", "ece")
 
 
@@ -46,7 +46,7 @@ def compare(
 
     Args:
         data: all comparisons.
-        names: of baselines, "pal-a" or "pal-b".
+        names: of baselines, "pal" (the model that `pal.fit` takes), "pal-a" or "pal-b".
         config: of PAL and of the maps that `btl` shares with it.
         seeds: splits and runs.
         unseen_users: share of people kept apart as new.
@@ -124,7 +124,7 @@ class _Plan:
         began = time.perf_counter()
         model: Baseline
         if name in PAL:
-            model = fit_pal(parts.train, parts.validation, replace(config, model=PAL[name])).model
+            model = fit_pal(parts.train, parts.validation, replace(config, model=PAL[name] or config.model)).model
         else:
             model = BASELINES[name](parts.train, parts.validation, config)
         values: dict[str, Any] = {"seconds": time.perf_counter() - began}

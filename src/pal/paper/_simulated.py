@@ -15,7 +15,7 @@ from pal.losses import sigmoid_slope
 from pal.model import RewardModel, make_prototypes
 from pal.paper._stacks import Answers, Models
 from pal.simulation import Population, population
-from pal.training import TrainConfig, model_config, tabulated
+from pal.training import Tabulated, TrainConfig, model_config
 from pal.users import UserWeights
 
 __all__ = ["Stack", "accuracy", "aligned", "solved", "unseen_accuracy"]
@@ -135,7 +135,7 @@ def reward_model(models: Models, data: Stack, s: int) -> RewardModel:
     prototypes.load_state_dict(
         {"points": models.points[s, 0], "f.weight": models.maps[s], "f.input_scale": torch.ones(())}
     )
-    tables = tabulated(train, validation, config)
+    tables = Tabulated(train, validation).of(config)
     weights = models.weights[s, 0]
     users = UserWeights(tables.user_ids, weights, torch.zeros(len(weights), dtype=torch.long), torch.ones(len(weights)))
     done = finish(tables, shape, prototypes, users, 0.0)
