@@ -128,6 +128,19 @@ def prompts(random: np.random.Generator) -> pal.EmbeddedComparisons:
     return answered(random, user, (left, right), margin, responses, prompt, asked)
 
 
+def styles(random: np.random.Generator) -> pal.EmbeddedComparisons:
+    """200 people of three tastes for six directions of style; 3,000 prompts, whose vectors are in their two responses'."""
+    asked = random.standard_normal((3000, 64)) / 8
+    style, written = random.standard_normal((6000, 6)), random.standard_normal((6, 64)) / 8
+    responses = 0.7 * np.repeat(asked, 2, axis=0) + 0.2 * style @ written + random.standard_normal((6000, 64)) / 16
+    tastes = random.standard_normal(6) + random.standard_normal((3, 6))
+    user = np.repeat(np.arange(200), 40)
+    prompt, first = random.integers(0, 3000, len(user)), random.integers(0, 2, len(user))
+    left, right = 2 * prompt + first, 2 * prompt + 1 - first
+    margin = ((style[left] - style[right]) * tastes[random.integers(0, 3, 200)][user]).sum(1)
+    return answered(random, user, (left, right), margin, responses, prompt, asked)
+
+
 KINDS: dict[str, Callable[[np.random.Generator], pal.EmbeddedComparisons]] = {
     "ideal-points": ideal_points,
     "linear": linear,
@@ -142,6 +155,7 @@ KINDS: dict[str, Callable[[np.random.Generator], pal.EmbeddedComparisons]] = {
     "alike": lambda random: groups(random, k=1),
     "votes": votes,
     "prompts": prompts,
+    "styles": styles,
 }
 
 
@@ -153,7 +167,7 @@ def main() -> None:
     for name in arguments.names or KINDS:
         data = KINDS[name](np.random.default_rng(0))
         reserve = None if name in ("few-answers", "long-tail") else 20
-        models = [*PEERS, "pal-a" if data.prompts is None else "pal-b"]
+        models = [*PEERS, "pal-a" if data.prompts is None else "pal"]
         measure(f"populations-{name}", data, models, seeds=arguments.seeds, shots=(0, 5, 20), reserve=reserve)
     draw()
 
