@@ -129,7 +129,7 @@ def prompts(random: np.random.Generator) -> pal.EmbeddedComparisons:
 
 
 def styles(random: np.random.Generator) -> pal.EmbeddedComparisons:
-    """200 people of three tastes for six directions of style; 3,000 prompts of two responses whose vectors hold them."""
+    """200 people of three tastes for six directions of style; 3,000 prompts of two responses that hold them."""
     asked = random.standard_normal((3000, 64)) / 8
     style, written = random.standard_normal((6000, 6)), random.standard_normal((6, 64)) / 8
     responses = 0.7 * np.repeat(asked, 2, axis=0) + 0.2 * style @ written + random.standard_normal((6000, 64)) / 16
