@@ -131,6 +131,15 @@ def test_where_prompts_vary_model_b_is_left_for_one_that_is_clearly_better(none,
     assert (3 in tried) == (none[0] < 0.7)
 
 
+def test_of_one_person_model_b_is_kept():
+    """Nothing is known of how far chance would take it."""
+    stage, _ = told(
+        {("b", None, "linear", 1): 0.6, ("b", None, "linear", 3): 0.6, ("linear", 3): 0.5, ("linear", 1): 0.6}
+    )
+    one = np.zeros(2000, int)
+    assert selection.explore(stage, kinds_of(n_prototypes=3), None, one, 10_000).model.config.model == "b"
+
+
 @pytest.mark.parametrize("tastes", ["responses", "votes"])
 def test_the_model_is_the_one_that_data_ask_for(tastes):
     """Prompts vary in both; in the first nothing turns on them, in the second everything does."""

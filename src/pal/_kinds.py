@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from pal._plurality import Gain, gain_of
@@ -101,9 +102,9 @@ def best_kind(kinds: Sequence[Kind], numbers: Sequence[int]) -> Kind:
 
 
 def _clearly(one: TrainResult, other: TrainResult, user: npt.NDArray[Any]) -> bool:
-    """Whether the first predicts validation answers better, by more than chance would have it."""
+    """Whether the first predicts validation answers better, by more than chance would have it; never of one person."""
     gain = gain_over(other, one, user)
-    return gain.mean > _CLEAR * gain.error
+    return len(np.unique(user)) > 1 and gain.mean > _CLEAR * gain.error
 
 
 def _better(one: TrainResult, other: TrainResult) -> TrainResult:
@@ -111,10 +112,12 @@ def _better(one: TrainResult, other: TrainResult) -> TrainResult:
 
 
 def loss_of(result: TrainResult) -> float:
+    """Mean validation log-loss."""
     return float(result.validation_loss.mean())
 
 
 def name_of(config: TrainConfig) -> str:
+    """What tells the checkpoints of one kind from those of others."""
     return "".join(f"-{part}" for part in (config.model, config.prompt) if part)
 
 

@@ -37,7 +37,7 @@ def compare(
     data: Data,
     models: Annotated[
         str, typer.Option(help=f"Some of {', '.join(sorted(baselines.BASELINES))}, pal, pal-a, pal-b.")
-    ] = "majority,btl-linear,per-user,btl,pal-b",
+    ] = "majority,btl-linear,per-user,btl,pal",
     seeds: Annotated[int, typer.Option(help="Splits and runs to average over.")] = 5,
     prototypes: Annotated[str, typer.Option(help="Of PAL: N, a range, or auto.")] = "auto",
     encoder: EncoderName = None,
@@ -53,7 +53,7 @@ def compare(
 ) -> None:
     """Every model on the same splits, one table with intervals.
 
-    Example: pal compare answers.parquet --models btl,per-user,pal-b --seeds 5
+    Example: pal compare answers.parquet --models btl,per-user,pal --seeds 5
     """
     embedded = Source(data, encoder, embeddings, images, min_votes).load()
     names = [name.strip() for name in models.split(",") if name.strip()]
