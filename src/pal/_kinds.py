@@ -91,12 +91,13 @@ def best_kind(kinds: Sequence[Kind], numbers: Sequence[int]) -> Kind:
     if not others:
         return first
     probe = max([k for k in numbers if k <= _PROBE], default=_PROBE) if numbers else None
-    best, chosen = first.best_of(probe), first
+    usual = first.best_of(probe)
+    best, chosen = usual, first
     for kind in others:
         if _clearly(first.one, kind.one, first.user):  # worse for all together: it will not be better for each
             continue
         found = kind.best_of(probe)
-        if _clearly(found, first.best_of(probe), first.user) and _better(found, best) is found:
+        if _clearly(found, usual, first.user) and _better(found, best) is found:
             best, chosen = found, kind
     return chosen
 

@@ -43,8 +43,7 @@ class Terms:
 
     def full(self) -> "Terms":
         """The same in float32, after autocast."""
-        each = {name: getattr(self, name) for name in ("margins", "difference", "offset", "directions")}
-        return Terms(**{name: None if x is None else x.float() for name, x in each.items()})
+        return Terms(**{name: None if x is None else x.float() for name, x in vars(self).items()})
 
     def times(self, factor: float) -> "Terms":
         """The same of prototypes that were rescaled, in the linear variants."""

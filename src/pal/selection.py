@@ -116,8 +116,9 @@ def explore(
     elif config.init == "random" and isinstance(asked, int):
         results = {asked: stage(config, asked, None)}
     else:
-        kinds = [Kind(stage, each, user, n_train, name_of(each) if i else "") for i, each in enumerate(choice)]
-        kind = kinds[0] if config.init == "random" else best_kind(kinds, [k for k in wanted if k > 1])
+        tried = choice[:1] if config.init == "random" else choice
+        models = [Kind(stage, each, user, n_train, name_of(each) if i else "") for i, each in enumerate(tried)]
+        kind = best_kind(models, [k for k in wanted if k > 1])
         results, failures = {1: kind.one}, 0
         for k in wanted:
             if k == 1:
