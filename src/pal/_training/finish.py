@@ -122,19 +122,21 @@ class _Finish:
     def run(self) -> Finished:
         answers, val, shards = self.tables.answers, self.tables.val_answers, self.shards
         sample = Sample.of_users(self.tables, shards)
+        some, some_val = sample.of(answers), sample.of(val)
         judge = Judge(self.prototypes, self.val_terms, self.bias, *self._slope_before(), shards)
         held = Held("mean", self.model.config.strength)
         new, few_strength = self._held_before(self._holding(self.terms).solves)
         if self.model.n_prototypes > 1:
             self._calibrate(judge.slope(judge.margins(self.trained, val), val))
-            self._learn_population(self.terms, answers, sample)
+            self._learn_population(self.terms, some, sample)
         holding = self._holding(self.terms)
-        if holding.solves and not self.model.config.partition and shards.count(len(sample.taken(val))):
-            self._learn_precision(self.terms, answers, sample)
+        if holding.solves and not self.model.config.partition and shards.count(len(some_val)):
+            self._learn_precision(self.terms, some, sample)
             holding = self._holding(self.terms)
-            held = holding.best(judge, sample, answers, val)
+            held = holding.best(judge, sample, some, some_val)
             if not self.settled:
-                new, few_strength = holding.best_for_new(judge, sample, answers, val)
+                taken = sample.taken(answers)
+                new, few_strength = holding.best_for_new(judge, sample, taken, some, some_val)
         people = holding.people(answers, held)
         judged = judge.margins(people, val)
         slope = judge.slope(judged, val)
@@ -165,9 +167,10 @@ class _Finish:
         terms, both = _joined(self.terms, self.tables.answers, self.val_terms, self.tables.val_answers.take(known))
         if self.model.n_prototypes > 1:
             sample = Sample.of_users(self.tables, self.shards)
-            self._learn_population(terms, both, sample)
+            some = sample.of(both)
+            self._learn_population(terms, some, sample)
             if "normal" in (held.to, new.to):
-                self._learn_precision(terms, both, sample)
+                self._learn_precision(terms, some, sample)
         self._hold_new(new)
         return self.model.with_users(self._holding(terms).people(both, held))
 
@@ -195,18 +198,16 @@ class _Finish:
         prior = model.prior if population is None else population
         self.model = RewardModel(replace(model.config, **config), self.prototypes, model.users, prior)
 
-    def _learn_population(self, terms: Terms, answers: Answers, sample: Sample) -> None:
-        """The prior that people come from, as the loop's weights show it."""
+    def _learn_population(self, terms: Terms, some: Answers, sample: Sample) -> None:
+        """The prior that people come from, as the loop's weights and the sample's answers show it."""
         if self.model.config.partition:
             self._change(Population(torch.eye(self.model.n_prototypes), self.mean.clamp(min=1e-6)))
             return
         self.sampled = self.shards.of_all(self.trained.weights)[sample.chosen]
-        everybody = torch.ones(len(self.sampled), dtype=torch.bool)
-        self._change(self._holding(terms).population(answers, sample, everybody))
+        self._change(self._holding(terms).population(some, len(sample.rows)))
 
-    def _learn_precision(self, terms: Terms, answers: Answers, sample: Sample) -> None:
+    def _learn_precision(self, terms: Terms, some: Answers, sample: Sample) -> None:
         """That of a normal prior with the covariance of people's weights."""
-        some = sample.of(answers)
         users = self.trained.take(sample.rows.numpy())
         weights, reliability, total = users.weights, users.reliability, self.shards.total
         self.precision = learn_precision(self.model, terms, some, weights, reliability, total)

@@ -98,21 +98,20 @@ class Holding:
             users, n_comparisons=users.n_comparisons + counts[torch.from_numpy(before.rows(users.ids).copy())]
         )
 
-    def population(self, answers: Answers, sample: Sample, some: Tensor) -> Population:
+    def population(self, answers: Answers, n: int, some: Tensor | None = None) -> Population:
         """The density that people come from.
 
         Args:
-            answers: all of those here.
-            sample: of whom it is learned.
-            some: (S,) which of the sampled weights are theirs.
+            answers: of sampled users here, in [0, n).
+            n: how many these are.
+            some: (S,) which of the sampled weights are theirs and those of the other processes'; None: all.
         """
-        weights = self.sampled[some]
+        weights = self.sampled if some is None else self.sampled[some]
         known = self.known
         # a sample stands for all people here, and for as large a part of those elsewhere
         elsewhere = 0.0 if known is None else known.elsewhere * len(weights) / self.shards.count(len(self.trained))
         before = None if known is None else known.population
-        own, total = sample.of(answers), self.shards.total
-        return learn_population(self.model, self.terms, own, len(sample.rows), weights, total, before, elsewhere)
+        return learn_population(self.model, self.terms, answers, n, weights, self.shards.total, before, elsewhere)
 
     def _priors(
         self,
@@ -149,9 +148,9 @@ class Holding:
         sure = concentration_of(weights, variance) if bool((variance > 0).any()) else torch.full((n,), torch.inf)
         return UserWeights(users.ids, weights, torch.bincount(answers.user, minlength=n), reliability, sure)
 
-    def best(self, judge: Judge, sample: Sample, answers: Answers, val: Answers) -> Held:
-        """To what seen people's weights are held, so that a sample of them predict validation answers best."""
-        users, some, val = self.trained.take(sample.rows.numpy()), sample.of(answers), sample.of(val)
+    def best(self, judge: Judge, sample: Sample, some: Answers, val: Answers) -> Held:
+        """To what seen people's weights are held, so that a sample of them predict their validation answers best."""
+        users = self.trained.take(sample.rows.numpy())
 
         def tries(to: str) -> Iterator[Held]:
             strengths = STRENGTHS[to]
@@ -161,12 +160,22 @@ class Holding:
 
         return min((while_better(tries(to)) for to in STRENGTHS), key=lambda held: held.loss)
 
-    def best_for_new(self, judge: Judge, sample: Sample, answers: Answers, val: Answers) -> tuple[Held, float]:
-        """To what new people's weights are held, and how strongly to their posterior: seen people play them."""
-        users, some, val = self.trained.take(sample.rows.numpy()), sample.of(answers), sample.of(val)
+    def best_for_new(
+        self, judge: Judge, sample: Sample, taken: Tensor, some: Answers, val: Answers
+    ) -> tuple[Held, float]:
+        """To what new people's weights are held, and how strongly to their posterior: seen people play them.
+
+        Args:
+            judge: what predicts their validation answers.
+            sample: they.
+            taken: rows of their training answers, ascending.
+            some: these answers.
+            val: their validation answers.
+        """
+        users = self.trained.take(sample.rows.numpy())
         n, slope = len(users), self.model.config.slope
         users = replace(users, reliability=torch.ones(n))
-        place, count = self.shards.among(sample.taken(answers))
+        place, count = self.shards.among(taken)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).argsort()[place].argsort()
         order = order[torch.argsort(some.user[order], stable=True)]
         counts = torch.bincount(some.user, minlength=n)
@@ -174,7 +183,7 @@ class Holding:
         shown = [some.take(order[rank < shots]) for shots in SHOTS]
         # somebody's own weights among the atoms would tell of them
         of_others = [
-            (mine, self.population(answers, others, others.chosen[sample.chosen]))
+            (mine, self.population(others.of(some), len(others.rows), others.chosen[sample.chosen]))
             for mine, others in sample.folds(FOLDS, self.shards)
         ]
 

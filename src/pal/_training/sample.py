@@ -21,7 +21,10 @@ _PEOPLE = 100  # that there are at least, where most have as few answers as that
 
 @dataclass(frozen=True)
 class Sample:
-    """Some users: ``chosen`` (N,) of all, of whom ``rows`` are here, among ``n`` users here."""
+    """Some users: ``chosen`` (N,) of all, of whom ``rows`` are here, among ``n`` users here.
+
+    A sample of a sample: ``rows`` and ``n`` are of those sampled.
+    """
 
     chosen: Tensor
     rows: Tensor
@@ -41,14 +44,15 @@ class Sample:
         return cls(chosen, shards.own(chosen).nonzero().squeeze(1), len(tables.user_ids))
 
     def folds(self, n: int, shards: "Alone") -> Iterator[tuple[Tensor, "Sample"]]:
-        """Which of the users here are in each of n parts, and a sample of all the others (of one user: of this one)."""
+        """Which of those sampled here are in each of n parts, and a sample of the others (of one user: of this one)."""
         fold = torch.full((len(self.chosen),), -1)
         # at random, the same in every process: what people are may follow their order
         fold[self.chosen] = torch.randperm(int(self.chosen.sum()), generator=torch.Generator().manual_seed(0)) % n
         for part in range(n):
             others = self.chosen & (fold != part)
             others = others if bool(others.any()) else self.chosen
-            yield shards.own(fold)[self.rows] == part, Sample(others, shards.own(others).nonzero().squeeze(1), self.n)
+            rows = shards.own(others)[self.rows].nonzero().squeeze(1)
+            yield shards.own(fold)[self.rows] == part, Sample(others, rows, len(self.rows))
 
     def _place(self, answers: Answers) -> Tensor:
         place = torch.full((self.n + 1,), -1)
