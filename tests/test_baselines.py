@@ -273,8 +273,9 @@ def test_a_person_of_several_draws_has_the_mean_of_all_their_answers():
     parts = data.split(unseen_users=0.2, test=0.2, validation=0.1, seed=0)
     model = pal.baselines.fit("per-user", parts.train, parts.validation, pal.TrainConfig(), seed=0)
     rights: dict[int, list[bool]] = {}
-    for _, n, test, p in pal.evaluation.shot_predictions(model, parts.unseen, [0, 5], 3, None):
+    for _, n, test, knowing in pal.evaluation.shot_models(model, parts.unseen, [0, 5], 3, None):
         if n == 5:
+            p = pal.predict(knowing, test)
             for user, label, each in zip(test.comparisons.user, test.comparisons.label, p, strict=True):
                 if label != 0.5:
                     rights.setdefault(user, []).append((each > 0.5) == (label > 0.5))

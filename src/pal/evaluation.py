@@ -281,11 +281,11 @@ def shot_curve(
         InputError: no user has enough answers.
     """
     rows: list[dict[str, Any]] = []
-    for seed, n, test, probability in shot_predictions(model, unseen, shots, seeds, reserve):
+    for seed, n, test, knowing in shot_models(model, unseen, shots, seeds, reserve):
         table = test.comparisons
         unknown = len(np.unique(table.user)) if n == 0 else 0
         options: dict[str, Any] = {"sided": table.sided, "n_unseen": unknown, "bootstrap": 200, "seed": seed}
-        metrics = metrics_of(probability, table.label, table.user, **options)
+        metrics = metrics_of(predict(knowing, test), table.label, table.user, **options)
         low, high = metrics.interval.get("accuracy_by_user", (np.nan, np.nan))
         measures = {name: getattr(metrics, name) for name in MEASURES}
         rows.append(
@@ -306,10 +306,10 @@ def shot_curve(
     )
 
 
-def shot_predictions(
+def shot_models(
     model: Predictor, unseen: EmbeddedComparisons, shots: Sequence[int], seeds: int, reserve: int | None
-) -> Iterator[tuple[int, int, EmbeddedComparisons, Array]]:
-    """What `shot_curve` measures: (seed, shots, test answers, their probabilities) of each seed and number of shots."""
+) -> Iterator[tuple[int, int, EmbeddedComparisons, Predictor]]:
+    """What `shot_curve` measures, of each seed and number of shots: these, test answers, and the model that knows."""
     check_embedded(unseen)
     whole("seeds", seeds)
     if not isinstance(shots, Iterable):
@@ -337,7 +337,7 @@ def shot_predictions(
         test = unseen.take(np.flatnonzero(enough & (place >= reserve)))
         for n in shots:
             few = unseen.take(np.flatnonzero(enough & (place < n)))
-            yield seed, n, test, predict(with_answers(model, few), test)
+            yield seed, n, test, with_answers(model, few)
 
 
 def _place_in_user(user: Array, rng: np.random.Generator) -> npt.NDArray[np.int64]:

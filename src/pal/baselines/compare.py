@@ -17,7 +17,7 @@ from pal.baselines._pooled import Predicted, pooled_calibration, pooled_differen
 from pal.baselines.names import BASELINES, Baseline
 from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
-from pal.evaluation import evaluate, predict, shot_predictions
+from pal.evaluation import evaluate, predict, shot_models
 from pal.selection import fit as fit_pal
 from pal.training import TrainConfig, config_of
 
@@ -145,8 +145,8 @@ class _Plan:
         out: dict[str, list[Predicted]] = {}
         for name, (reserve, shots) in self._curves().items():
             if unseen.comparisons.user_counts().max(initial=0) > reserve:
-                for _, n, test, probability in shot_predictions(model, unseen, shots, self.draws, reserve):
-                    out.setdefault(f"{name}_{n}", []).append(_predicted(probability, test))
+                for _, n, test, knowing in shot_models(model, unseen, shots, self.draws, reserve):
+                    out.setdefault(f"{name}_{n}", []).append(_predicted(predict(knowing, test), test))
         return out
 
     def _curves(self) -> dict[str, tuple[int, list[int]]]:
