@@ -88,6 +88,25 @@ def test_a_person_is_not_asked_again_what_they_answered(town):
         next_comparison(model, few, pool, n=4)
 
 
+def test_rows_that_ask_the_same_are_one_question(town):
+    """As asked of many people, on either side; the cheapest of them is the row."""
+    model, parts = town
+    pool = answers_of(parts, 1).take(np.arange(20))
+    rng = np.random.default_rng(0)
+    again = rng.integers(20, size=300)
+    many = pool.take(again)
+    turned = rng.random(300) < 0.5
+    table = many.comparisons
+    sides = {"left": np.where(turned, table.right, table.left), "right": np.where(turned, table.left, table.right)}
+    many = replace(many, comparisons=replace(table, **sides, label=np.where(turned, 1 - table.label, table.label)))
+    best, found = next_comparison(model, None, pool, n=5), next_comparison(model, None, many, n=5)
+    assert again[found].tolist() == best.tolist()
+    assert all((again[:row] != again[row]).all() for row in found)  # of equal ones the first
+    cost = rng.random(300) + 0.5
+    row = next_comparison(model, None, many, cost=cost)
+    assert cost[row] == cost[again == again[row]].min()
+
+
 def test_cost_and_ties_count(town):
     model, parts = town
     pool = parts.unseen.take(np.arange(30))

@@ -13,6 +13,7 @@ import pal
 from pal.baselines._features import _directions
 from pal.baselines._newton import Tastes, solve_ridge
 from pal.baselines._pooled import Predicted, pooled_calibration, pooled_difference, pooled_intervals
+from pal.baselines.linear import logistic_regression
 from pal.comparisons import Items
 from pal.embeddings import EmbeddedComparisons
 from pal.testing import tiny
@@ -204,13 +205,15 @@ def test_newton_is_scikit_learns_regression_with_an_offset_of_zero():
         np.testing.assert_allclose(found[i], reference.fit(x[i::2], label[i::2]).coef_[0], atol=1e-5)
 
 
-def test_factor_knows_questions_by_id_and_says_the_pooled_margin_of_others():
+def test_factor_knows_questions_by_id_and_says_of_others_the_pooled_margin_and_how_a_person_leans():
     data, _, x = simulated(factors, prompts=1, per_user=40)
     parts = data.split(unseen_users=0.2, test=0.2, validation=0.1, by="prompt")
     model = pal.baselines.fit("factor", parts.train, parts.validation, QUICK)
     p = pal.predict(model, parts.test)
-    for prompt in np.unique(parts.test.comparisons.prompt):
-        assert len({round(float(v), 6) for v in p[parts.test.comparisons.prompt == prompt]}) == 1
+    table = parts.test.comparisons
+    design = np.concatenate([np.eye(n)[each] for n, each in ((60, table.prompt), (40, table.user))], axis=1)
+    logit = np.log(p / (1 - p)).astype(float)
+    np.testing.assert_allclose(design @ np.linalg.lstsq(design, logit, rcond=None)[0], logit, atol=1e-5)
     # the same table in another order
     order = np.random.default_rng(1).permutation(len(x))
     table = parts.train.comparisons
@@ -220,7 +223,121 @@ def test_factor_knows_questions_by_id_and_says_the_pooled_margin_of_others():
     np.testing.assert_allclose(pal.predict(model, same), pal.predict(model, parts.train), atol=1e-5)
 
 
+def test_factor_knows_how_a_person_leans_on_statements_nobody_answered():
+    """Half of the people agree with nearly everything, half with hardly anything."""
+    data, _, _ = simulated(
+        lambda x, _, n: np.broadcast_to(3.0 * np.where(np.arange(n)[:, None] % 2, 1, -1), (n, len(x))), prompts=1
+    )
+    parts = data.split(unseen_users=0.0, test=0.2, validation=0.1, by="prompt")
+    model = pal.baselines.fit("factor", parts.train, parts.validation, TrainConfig(max_steps=300))
+    assert pal.evaluate(model, parts.test).accuracy_by_user > 0.85
+
+
+@pytest.mark.parametrize("name", ["lore", "metric", "per-user", "user-embedding", "factor", "btl-linear", "majority"])
+def test_what_is_shown_is_read_as_a_reward_model_reads_it(name):
+    rng = np.random.default_rng(0)
+    dishes = ["a soup", "a stew", "rice", "bread"]
+    left = rng.integers(4, size=200)
+    right = (left + rng.integers(1, 4, size=200)) % 4
+    table = pal.Comparisons.from_columns(
+        user_id=[f"u{i % 8}" for i in range(200)],
+        prompt=[("to cook?", "to eat?")[i % 2] for i in range(200)],
+        left=[dishes[i] for i in left],
+        right=[dishes[i] for i in right],
+        label=(left < right).astype(float),
+    )
+    data = pal.embed(table, "hashing", prompt_mode="joint")
+    model = pal.baselines.fit(name, data, data, QUICK)
+    prompt = "to cook?"
+    found = model.reward(prompt=prompt, responses=dishes)
+    assert found[0] > found[3]
+    for shown in ("one text", None, ["a", ""], ["a", None]):
+        with pytest.raises(pal.InputError, match="responses"):
+            model.reward(prompt=prompt, responses=shown)
+    if name == "majority":
+        wins = pal.baselines.fit("majority", pal.embed(table, "hashing"), data, QUICK)
+        np.testing.assert_allclose(found, wins.reward(prompt=prompt, responses=dishes))  # of separate texts: the same
+        return
+    with pytest.raises(pal.InputError, match="as one text"):  # and not written out as numbers
+        model.reward(prompt=prompt, responses=list(data.responses[:2]))
+    with pytest.raises(pal.InputError, match="must be finite"):
+        model.reward(prompt=prompt, responses=np.full((2, data.responses.shape[1]), np.nan, np.float32))
+    with pytest.raises(pal.InputError, match="embeddings of responses must be"):
+        model.reward(prompt=prompt, responses=np.zeros((2, 3), np.float32))
+
+
+@pytest.mark.parametrize("counts", [[3] * 8, [0, 1, 40, 2, 2, 0, 7]])
+def test_people_with_any_number_of_answers_are_solved_at_once_as_alone(counts, monkeypatch):
+    rng = np.random.default_rng(0)
+    user = torch.from_numpy(rng.permutation(np.repeat(np.arange(len(counts)), counts)))
+    n, m = len(user), 3
+    x, label = torch.from_numpy(rng.normal(size=(n, m))), torch.from_numpy(rng.random(n))
+    every, weight, pooled = torch.arange(n), torch.from_numpy(rng.random(n)), torch.tensor([0.5, 0.0, -1.0])
+
+    def solved(of, n_users):
+        rows = every[torch.isin(user, of)]
+        where = torch.searchsorted(of, user[rows])
+        tastes = Tastes(x, torch.zeros(n), rows, where, label[rows], weight[rows], n_users)
+        return solve_ridge(tastes, pooled, 0.5)
+
+    alone = torch.cat([solved(torch.tensor([i]), 1) for i in range(len(counts))])
+    torch.testing.assert_close(solved(torch.arange(len(counts)), len(counts)), alone, rtol=0, atol=1e-5)
+    monkeypatch.setattr("pal.baselines._newton._CELLS", 50)  # several blocks
+    torch.testing.assert_close(solved(torch.arange(len(counts)), len(counts)), alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["user-embedding", "vpl"])
+def test_weights_that_are_all_alike_change_nothing_of_new_people(name):
+    data, _, _ = simulated(two_camps, per_user=30)
+    parts = data.split(unseen_users=0.2, test=0.2, validation=0.1)
+
+    def weighing(part, c):
+        weight = np.full(len(part), c, np.float32)
+        return replace(part, comparisons=replace(part.comparisons, weight=weight))
+
+    def predicted(c):
+        train, few = weighing(parts.train, c), weighing(parts.unseen, c)
+        model = pal.baselines.fit(name, train, weighing(parts.validation, c), QUICK)
+        return pal.predict(model.with_answers(few), few)
+
+    np.testing.assert_allclose(predicted(0.01), predicted(1.0), atol=2e-3)
+
+
+def test_a_warm_start_ends_at_the_same_regression():
+    rng = np.random.default_rng(0)
+    x, label = torch.from_numpy(rng.normal(size=(60, 4))), torch.from_numpy(rng.random(60).round())
+    weight = torch.ones(60, dtype=torch.float64)
+    cold = logistic_regression(x, label, weight, 3.0)
+    warm = logistic_regression(x, label, weight, 3.0, logistic_regression(x, label, weight, 0.01))
+    torch.testing.assert_close(warm, cold, rtol=0, atol=1e-6)
+
+
 # -- compare --------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_validation_part_peers_hold_one_out_as_pal_does():
+    data, _, _ = simulated(low_rank, per_user=40)
+    config = TrainConfig(n_prototypes=2, max_steps=300)
+    (row,) = pal.baselines.compare(data, ["lore"], config, seeds=1, shots=[], validation=0)
+    parts = data.split(unseen_users=0.2, test=0.2, validation=0, seed=0)
+    model = pal.baselines.fit("lore", parts.train, None, config)
+    assert row["accuracy_by_user"] == pytest.approx(pal.evaluate(model, parts.test).accuracy_by_user)
+
+
+def test_one_person_has_no_interval():
+    data, _, _ = simulated(factors, users=1, per_user=60)
+    parts = data.split(unseen_users=0.0, test=0.3, validation=0.1)
+    models = [pal.baselines.fit(name, parts.train, parts.validation, QUICK) for name in ("majority", "btl-linear")]
+    difference, low, high = pal.evaluation.paired_difference(*models, parts.test)
+    assert np.isfinite(difference)
+    assert np.isnan([low, high]).all()
+    predicted = [
+        [Predicted(pal.predict(m, parts.test), parts.test.comparisons.label, parts.test.comparisons.user, 1)]
+        for m in models
+    ]
+    pooled, low, high = pooled_difference(*predicted)
+    assert pooled == pytest.approx(difference)
+    assert np.isnan([low, high]).all()
 
 
 def compared(**values):

@@ -79,7 +79,8 @@ def test_arguments_of_other_kinds_are_refused():
         (lambda: pal.baselines.fit("factor", data.take([])), "no training comparisons"),
         (lambda: pal.embed("answers.csv"), "comparisons must be pal.Comparisons, found 'answers.csv'"),
         (lambda: TrainConfig(n_prototypes=torch.tensor(2)), "whole numbers of at least 1 or 'auto', found tensor(2)"),
-        (lambda: pal.evaluate("m", data, bootstrap=-1), "bootstrap must be"),
+        (lambda: pal.evaluate("m", data), "model must be a reward model or a baseline, found 'm'"),
+        (lambda: pal.shot_curve(None, data), "model must be a reward model or a baseline, found None"),
     ):
         with pytest.raises(pal.InputError, match=re.escape(says)):
             call()

@@ -30,6 +30,7 @@ def model_of(users=("u1", "u2"), seed=0, reliability=None, **settings):
 
 
 B = {"model": "b", "prompt": "separate", "prompt_dim": D}
+JOINT = {"encoder": "hashing", "prompt": "joint"}
 
 
 def one_line(error):
@@ -133,8 +134,15 @@ def test_numbers_of_numpy_are_ids_as_well():
         ({}, {"responses": ["a", "b"]}, "trained on own vectors: pass responses as embeddings"),
         ({}, {"responses": "one text"}, "a list of texts, or embeddings"),
         ({"encoder": "hashing"}, {"responses": ["a", ""]}, "responses: item 1 is empty: give what was shown"),
-        ({"encoder": "hashing", "prompt": "joint"}, {"responses": [None], "prompt": "p"}, "item 0 is empty"),
+        (JOINT, {"responses": [None], "prompt": "p"}, "item 0 is empty"),
         ({**B, "encoder": "hashing"}, {"responses": np.ones((2, 6), np.float32), "prompt": ""}, "prompt: item 0 is"),
+        ({}, {"responses": None}, "a list of texts, or embeddings"),
+        (
+            JOINT,
+            {"responses": [np.ones(6, np.float32)], "prompt": "p"},
+            "item 0 is ndarray: this model embeds",
+        ),
+        (JOINT, {"responses": ["a"], "prompt": np.ones(6, np.float32)}, "prompt: item 0 is ndarray"),
         (B, {"responses": np.zeros((2, 6), np.float32)}, "this model takes a prompt: pass prompt="),
         (
             B,

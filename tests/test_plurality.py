@@ -115,3 +115,11 @@ def test_select_refuses_what_it_cannot_do():
         pal.select(data.take(np.arange(2)), [1, 2], folds=5)
     with pytest.raises(pal.InputError, match="no user has more than one answer"):
         pal.select(data.take(np.unique(data.comparisons.user, return_index=True)[1]), [1, 2])
+
+
+def test_rounding_is_no_plurality():
+    """All of 20 people gain a little, but no more than a float32 probability may be off by."""
+    made, user = losses({}, users=20)
+    sure = np.abs(np.random.default_rng(0).normal(size=len(user))) * 1e-7
+    assert plurality({**made, 3: made[1] - sure}, user) == 1.0
+    assert plurality({**made, 3: made[1] - 1e4 * sure}, user) < 0.01

@@ -65,6 +65,14 @@ def test_refuses(model, catalogue, tmp_path):
     for given, out, says in (("x", None, r"\(R, 2\), found 'x'"), (cached, "x", "out must be a torch.float32 tensor")):
         with pytest.raises(pal.InputError, match=says):
             scoring.rewards_of_users(model, given, out)
+    (tmp_path / "a-file").write_text("x")
+    for rewards, folder, ids, says in (
+        (cached, "a-file", None, "is a file: choose a folder"),
+        (cached, "new", list("abcdefa"), "response id 'a' is given twice"),
+        (cached * torch.nan, "new", None, "must be finite"),
+    ):
+        with pytest.raises(pal.InputError, match=says):
+            scoring.write_rewards(model, rewards, tmp_path / folder, ids)
     with pytest.raises(pal.InputError, match="7 responses have 2 ids"):
         scoring.write_rewards(model, cached, tmp_path / "out", pl.Series(["a", "b"]))
     curved = pal.RewardModel(

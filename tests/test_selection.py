@@ -307,3 +307,10 @@ def test_a_start_on_other_embeddings_is_refused():
     start = pal.fit(tiny(), None, settings(n_prototypes=2)).model
     with pytest.raises(InputError, match="dimension"):
         pal.fit(tiny(dim=9), None, settings(), start=start)
+
+
+def test_weights_that_are_not_about_one_are_said_to_tell_little():
+    data = tiny(60)
+    light = replace(data, comparisons=replace(data.comparisons, weight=np.full(60, 1 / 60, np.float32)))
+    with pytest.warns(UserWarning, match=r"weights of answers are 0.0167 on average: .* divide them by their mean"):
+        pal.fit(light, None, pal.TrainConfig(n_prototypes=1, max_steps=2))

@@ -1,13 +1,13 @@
 """Settings that cannot be used, refused in one line."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from numbers import Integral, Real
 from typing import Any
 
 from pal.errors import InputError
 
-__all__ = ["flag", "number", "one_of", "whole"]
+__all__ = ["contents", "flag", "number", "one_of", "whole"]
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
@@ -38,3 +38,15 @@ def flag(name: str, value: Any) -> None:
     """Refuses what is not True or False."""
     if not isinstance(value, bool):
         raise InputError(f"{name} must be True or False, found {value!r}")
+
+
+def contents(name: str, given: Any) -> list[Any]:
+    """What was shown, texts or images, one by one; raises where it is no list of them or one is empty."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        found = "one text" if isinstance(given, str | bytes) else f"{given!r:.60}"
+        raise InputError(f"{name} must be a list of texts, or embeddings (n, D); found {found}")
+    shown = list(given)
+    for row, content in enumerate(shown):
+        if content is None or (isinstance(content, str) and not content):
+            raise InputError(f"{name}: item {row} is empty: give what was shown")
+    return shown

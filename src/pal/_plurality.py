@@ -11,6 +11,7 @@ __all__ = ["LEVEL", "Gain", "gain_of", "middle_good", "p_in_words", "personal_ga
 
 LEVEL = 0.05  # of the test; the probability of seeing plurality where there is none
 _FLIPS = 4000
+_ROUNDING = 1e-6  # nats an answer that a float32 probability may be off by: no gain
 _BLOCK = 2_000_000  # flips x users at a time
 
 Array = npt.NDArray[Any]
@@ -69,11 +70,11 @@ def plurality(
         return 1.0
     row = np.unique(user, return_inverse=True)[1]
     personal = personal_gains(losses, shared)
-    gains = np.stack([np.bincount(row, weights=personal[k]) for k in sorted(losses) if k != 1])
-    scale = np.sqrt((gains**2).sum(1))  # the same for every flip
-    gains = gains[scale > 0] / scale[scale > 0, None]
-    if not len(gains):
+    some = [k for k in sorted(losses) if k != 1 and float(np.mean(personal[k])) > _ROUNDING]
+    if not some:
         return 1.0
+    gains = np.stack([np.bincount(row, weights=personal[k]) for k in some])
+    gains = gains / np.sqrt((gains**2).sum(1))[:, None]  # the same for every flip
     seen = float(_t(gains.sum(1), gains.shape[1]).max())
     rng = np.random.default_rng(seed)
     larger, done = 0, 0

@@ -1,13 +1,14 @@
 """What the `pal` command prints: tables and sentences on stdout, warnings and errors on stderr."""
 
 import json
-import math
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from pal.saving import plain_values
 
 __all__ = [
     "plain",
@@ -135,12 +136,4 @@ def warn(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """JSON alone on stdout; what could not be measured is null."""
-    print(json.dumps(_without_nan(value), ensure_ascii=False, allow_nan=False))  # noqa: T201 - this is the command
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(plain_values(value), ensure_ascii=False, allow_nan=False))  # noqa: T201 - this is the command

@@ -89,6 +89,11 @@ def predict(model: Predictor, data: EmbeddedComparisons) -> npt.NDArray[np.float
     return model.predict(data)
 
 
+def _check_model(model: Any) -> None:
+    if not callable(getattr(model, "predict", None)):
+        raise InputError(f"model must be a reward model or a baseline, found {model!r:.60}")
+
+
 def evaluate(model: Predictor, data: EmbeddedComparisons, *, bootstrap: int = 500, seed: int = 0) -> Metrics:
     """Metrics of a model on comparisons.
 
@@ -102,6 +107,7 @@ def evaluate(model: Predictor, data: EmbeddedComparisons, *, bootstrap: int = 50
         InputError: there are no comparisons.
     """
     check_embedded(data)
+    _check_model(model)
     whole("bootstrap", bootstrap, least=0)
     whole("seed", seed, least=0)
     table = data.comparisons
@@ -223,7 +229,10 @@ def expected_calibration_error(p: Array, y: Array, bins: int = 10) -> Array:
 def paired_difference(
     first: Predictor, second: Predictor, data: EmbeddedComparisons, *, bootstrap: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Accuracy by user of the first model minus the second's on the same answers, with its 95% interval over users."""
+    """Accuracy by user of the first model minus the second's on the same answers, with its 95% interval over users.
+
+    NaN where nobody's answers were decided; the interval is NaN of one person, who says nothing of others.
+    """
     table = data.comparisons
     user = np.unique(table.user, return_inverse=True)[1]
 
@@ -234,11 +243,12 @@ def paired_difference(
 
     difference = own(first) - own(second)
     difference = difference[~np.isnan(difference)]
-    if not len(difference):
-        return float("nan"), float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
     n = len(difference)
-    draws = rng.multinomial(n, np.full(n, 1 / n), size=bootstrap) @ difference / n
+    if n < 2:
+        return float(difference.mean()) if n else float("nan"), float("nan"), float("nan")
+    # people of one difference are drawn together: there are few of those, however many people
+    values, counts = np.unique(difference, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=bootstrap) @ values / n
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(difference.mean()), float(low), float(high)
 
@@ -311,6 +321,7 @@ def shot_models(
 ) -> Iterator[tuple[int, int, EmbeddedComparisons, Predictor]]:
     """What `shot_curve` measures, of each seed and number of shots: these, test answers, and the model that knows."""
     check_embedded(unseen)
+    _check_model(model)
     whole("seeds", seeds)
     if not isinstance(shots, Iterable):
         raise InputError(f"shots must be a list of numbers of answers, such as (0, 5, 20), found {shots!r}")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pal import saving
+from pal._checks import contents
 from pal._model_config import IDEAL_POINTS, ModelConfig, check_data, make_prototypes
 from pal.embeddings import EmbeddedComparisons, Encoder, encode, resolve_encoder
 from pal.errors import InputError, SavedModelError
@@ -287,32 +288,41 @@ class RewardModel(nn.Module):
         if user_id is not None and weights is not None:
             raise InputError("user_id and weights are both given: leave one out")
         w, reliability = self.user_weights(user_id, weights)
+        prompts, given = self.vectors(prompt, responses, store)
+        self.eval()
+        return (reliability * self.prototypes.reward(prompts, given, w.expand(len(given), -1))).numpy()
+
+    def vectors(self, prompt: Any, responses: Any, store: bool = False) -> tuple[Tensor | None, Tensor]:
+        """Embeddings (n, Dp) of the prompt, None where the model takes none, and (n, D) of n responses.
+
+        Args:
+            prompt: as `reward` takes it.
+            responses: likewise.
+            store: likewise.
+
+        Raises:
+            InputError: a prompt is missing, something is empty or no text, or vectors are of the wrong size.
+        """
         config = self.config
         if config.prompt != "none" and prompt is None:
             raise InputError("this model takes a prompt: pass prompt= (--prompt)")
-        if config.prompt == "none":
-            prompt = None
-        if isinstance(responses, str | bytes):
-            raise InputError("responses must be a list of texts, or embeddings (n, D); found one text")
         given = _vectors(responses)
         if given is None:
-            texts = list(responses)
-            if not texts:
-                return np.zeros(0, dtype=np.float32)
-            _refuse_empty("responses", texts)
+            shown = contents("responses", responses)
             if config.prompt == "joint":
-                texts = [f"{prompt}\n\n{text}" for text in texts]
-            given = torch.from_numpy(self.encode(texts, store=store))
+                _refuse_other("prompt", [prompt])
+                _refuse_other("responses", shown)
+                shown = [f"{prompt}\n\n{text}" for text in shown]
+            none = torch.zeros(0, config.response_dim)
+            given = torch.from_numpy(self.encode(shown, store=store)) if shown else none
         prompts = None
         if config.prompt_dim:
             one = _vectors(prompt)
             if one is None:
-                _refuse_empty("prompt", [prompt])
-                one = torch.from_numpy(self.encode([prompt], "prompts", store))
+                one = torch.from_numpy(self.encode(contents("prompt", [prompt]), "prompts", store))
             prompts = one.reshape(1, -1).expand(len(given), -1)
         self._check_embeddings(prompts, given)
-        self.eval()
-        return (reliability * self.prototypes.reward(prompts, given, w.expand(len(given), -1))).numpy()
+        return prompts, given
 
     # -- files --------------------------------------------------------------------------------------------------
 
@@ -363,10 +373,14 @@ def margin_moments(
     return margin * reliability, spread / (table.concentration[user] + 1) * reliability.square()
 
 
-def _refuse_empty(name: str, shown: list[Any]) -> None:
+def _refuse_other(name: str, shown: list[Any]) -> None:
+    """Anything but text would be written out as numbers and embedded as such."""
     for row, content in enumerate(shown):
-        if content is None or (isinstance(content, str) and not content):
-            raise InputError(f"{name}: item {row} is empty: give what was shown")
+        if not isinstance(content, str):
+            raise InputError(
+                f"{name}: item {row} is {type(content).__name__}: this model embeds a prompt and its response as one "
+                "text: give texts, or all responses as one array of their embeddings (n, D)"
+            )
 
 
 def _vectors(given: Any) -> Tensor | None:

@@ -2,15 +2,17 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from pal.errors import SavedModelError
 
-__all__ = ["FORMAT", "check_replaceable", "read_folder", "write_folder"]
+__all__ = ["FORMAT", "check_replaceable", "plain_values", "read_folder", "write_folder"]
 
 FORMAT = "pal-model-1"
 FILES = ("config.json", "model.safetensors", "users.parquet", "metrics.json", "README.md")
@@ -46,7 +48,7 @@ def write_folder(
     with _turn(folder) as alone:
         if alone:
             _sweep(folder)
-        _replace(folder, config, state, users, metrics)
+        _replace(folder, config, state, users, plain_values(metrics))
 
 
 def _replace(
@@ -258,3 +260,14 @@ model = pal.RewardModel.from_pretrained("this folder")
 `users.parquet` holds a row for each person the model knows: their id and weights. Share the folder only where these
 people agree; `pal adapt --remove` takes a person out.
 """
+
+
+def plain_values(value: Any) -> Any:
+    """The value as JSON has it; what is not finite becomes None."""
+    if isinstance(value, Mapping):
+        return {str(k): plain_values(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain_values(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -72,7 +72,11 @@ def write_rewards(
     ids = pl.int_range(R, eager=True) if response_ids is None else pl.Series(response_ids)
     if len(ids) != R:
         raise InputError(f"{R} responses have {len(ids)} ids")
+    if ids.n_unique() != R:
+        raise InputError(f"response id {ids.filter(ids.is_duplicated())[0]!r} is given twice")
     path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: choose a folder")
     path.mkdir(parents=True, exist_ok=True)
     if held := next(path.iterdir(), None):
         raise InputError(f"{path}: it holds {held.name!r}: choose another folder")
@@ -112,6 +116,8 @@ def _columns(model: RewardModel, prototype_rewards: Tensor) -> npt.NDArray[np.fl
         ) from None
     if prototype_rewards.ndim != 2 or prototype_rewards.shape[1] != model.n_prototypes:
         raise InputError(f"prototype rewards must be (R, {model.n_prototypes}), found {tuple(prototype_rewards.shape)}")
+    if not bool(torch.isfinite(prototype_rewards).all()):
+        raise InputError("prototype rewards must be finite: one is NaN or infinity")
     return np.ascontiguousarray(prototype_rewards.float().numpy().T)
 
 

@@ -1,5 +1,6 @@
 """How many prototypes: the public `fit`, which tries them on validation, and `select`, which cross-validates."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,6 +83,7 @@ def fit(
     if validation is None or not len(validation):
         parts = train_data.split(unseen_users=0.0, test=0.0, validation=0.1, seed=config.seed)
         train_data, validation = parts.train, parts.validation
+    _warn_of_weights(train_data.comparisons.weight)
     tables = Tabulated(train_data, validation)
     folder = None if checkpoint is None else Path(checkpoint)
 
@@ -91,6 +93,17 @@ def fit(
 
     choice = kinds(train_data, config, prompts_vary(train_data))
     return explore(stage, choice, start, validation.comparisons.user, len(train_data))
+
+
+def _warn_of_weights(weight: npt.NDArray[Any] | None) -> None:
+    """A person's weights are held to the population with the strength of some answers."""
+    mean = 1.0 if weight is None else float(weight.mean())
+    if mean and not 0.1 <= mean <= 10:
+        warnings.warn(
+            f"weights of answers are {mean:.3g} on average: one of weight w tells of a person as much as w answers do; "
+            "divide them by their mean if that is not meant",
+            stacklevel=3,
+        )
 
 
 def explore(

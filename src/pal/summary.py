@@ -16,6 +16,7 @@ from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
 from pal.evaluation import Predictor, evaluate, paired_difference, predict, shot_curve
 from pal.model import RewardModel
+from pal.saving import plain_values
 from pal.selection import FitResult
 from pal.users import rows_of
 
@@ -75,20 +76,9 @@ def summarise(
     }
     for k, prototype in enumerate(record["prototypes"]):
         prototype["gain"] = _gain_of_group(model, pooled, parts.test, k) if pooled is not None and tested else None
-    plain: dict[str, Any] = _plain(record)
-    plain["verdict"] = verdict(plain)  # so that what was not measured is None here, too
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON has it; NaN becomes None."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    values: dict[str, Any] = plain_values(record)
+    values["verdict"] = verdict(values)  # so that what was not measured is None here, too
+    return values
 
 
 # -- data and measures ------------------------------------------------------------------------------------------------
@@ -212,7 +202,9 @@ def points(x: float, digits: int = 1) -> str:
 
 
 def span(row: Mapping[str, Any]) -> str:
-    """The 95% interval of a difference: "10.9 to 15.2"."""
+    """The 95% interval of a difference: "10.9 to 15.2"; of one person there is none."""
+    if row["low"] is None:
+        return "one person"
     return f"{100 * row['low']:.1f} to {100 * row['high']:.1f}".replace("-", "−")
 
 
@@ -239,8 +231,12 @@ def headline(record: Mapping[str, Any]) -> str:
     if k == 1:
         return "One reward for all was fitted (K = 1); whether more prototypes would help was not tried."
     many = _NUMBERS[k] if k < len(_NUMBERS) else str(k)
-    if gain is None or gain["difference"] is None:
+    if gain is None:
         return f"{many} prototypes were fitted; no single reward for all was measured beside them."
+    if gain["difference"] is None:
+        return f"{many} prototypes were fitted; the answers held out are ties, which tell nothing of them."
+    if gain["low"] is None:
+        return f"{many} prototypes were fitted; one person's answers held out do not tell whether they help others."
     much = points(gain["difference"], 0 if abs(gain["difference"]) >= 0.0995 else 1)
     if gain["low"] > 0:
         p = (record.get("training") or {}).get("p_value")
@@ -269,9 +265,10 @@ def _how_much(record: Mapping[str, Any]) -> str:
             return f"{right}."
         return f"{right} (95% interval {percent(low)} to {percent(high)})."
     sign = "+" if gain["difference"] >= 0 else "−"
+    interval = "" if gain["low"] is None else f" (95% interval {span(gain)})"
     beside = (
         f"{right}, {percent(pooled['accuracy_by_user'])} by one reward for all:"
-        f" {sign}{points(gain['difference'])} (95% interval {span(gain)})."
+        f" {sign}{points(gain['difference'])}{interval}."
     )
     return " ".join([beside, *_not_helped(record)])
 
@@ -285,7 +282,7 @@ def _not_helped(record: Mapping[str, Any]) -> list[str]:
     if better:
         best = max(better, key=lambda name: models[name]["accuracy_by_user"])
         sentences.append(f"But the baseline '{best}' predicts better: {percent(models[best]['accuracy_by_user'])}.")
-    if differences["btl"]["low"] > 0:
+    if (differences["btl"]["low"] or 0) > 0:
         rows = enumerate(record.get("prototypes") or [], 1)
         flat = [(k, p["gain"]) for k, p in rows if p.get("gain") and p["gain"]["n_users"] >= FEW]
         flat = [(k, gain) for k, gain in flat if gain["low"] <= 0]

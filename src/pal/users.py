@@ -1,6 +1,6 @@
 """User weights: each user's point on the simplex, found by id; and the population they come from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -204,7 +204,7 @@ class UserWeights:
             UnknownUserError: one of them is not here.
             InputError: one id instead of a list of them.
         """
-        if isinstance(user_ids, str | int):
+        if isinstance(user_ids, str | int) or not isinstance(user_ids, Iterable):
             raise InputError(f"user_ids must be a list of ids, found {user_ids!r}: write [{user_ids!r}]")
         kind: Any = Integral if self.ids.dtype == pl.Int64 else str
         unknown = [each for each in user_ids if not isinstance(each, kind) or isinstance(each, bool)]

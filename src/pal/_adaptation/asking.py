@@ -29,7 +29,8 @@ _LEVELS = 16  # at which an answer to one of a batch of questions is imagined
 class Person:
     """A person who answers one question at a time.
 
-    Each answer updates the posterior over the population's atoms and the weights, in less than a millisecond.
+    Each answer updates the posterior over the population's atoms and the weights, in about a millisecond (some twenty
+    with a hinge loss, whose corners need another solver).
 
     Args:
         model: a model with margins linear in the weights.
@@ -149,33 +150,33 @@ def next_comparison(
     whole("seed", seed, least=0)
     if isinstance(user, Person) and user.model.n_prototypes != model.n_prototypes:
         raise InputError("this person answered for another model: make a Person of this one")
-    asked = user.was_asked(candidates) if isinstance(user, Person) else np.zeros(size, dtype=bool)
+    try:
+        price = np.ones(size, dtype=np.float32) if cost is None else np.array(cost, dtype=np.float32)
+    except (TypeError, ValueError):
+        price = np.zeros(0, dtype=np.float32)
+    if price.shape != (size,) or not (price > 0).all() or not np.isfinite(price).all():
+        raise InputError(f"cost must be {size} positive numbers")
+    at = _cheapest(candidates, price)
+    questions = candidates.take(at)
+    asked = user.was_asked(questions) if isinstance(user, Person) else np.zeros(len(at), dtype=bool)
     if asked.all():
         raise InputError("there are no candidates to choose from" + (": all were answered" if size else ""))
-    # the same question may stand in several rows, as asked of several people
-    question = _numbered(candidates) if wanted > 1 else np.arange(size)
-    left = len(np.unique(question[~asked]))
+    left = int((~asked).sum())
     if wanted > left:
         raise InputError(f"n must be at most the number of questions left to ask, {left}, found {n}")
-    try:
-        price = torch.ones(size) if cost is None else torch.from_numpy(np.array(cost, dtype=np.float32))
-    except (TypeError, ValueError):
-        price = torch.zeros(0)
-    if price.shape != (size,) or not bool((price > 0).all()) or not bool(price.isfinite().all()):
-        raise InputError(f"cost must be {size} positive numbers")
     belief = _belief(model, user, seed)
     config = model.config
-    z = config.slope * (question_margins(model, candidates) @ belief.atoms.T) + config.side_bias
+    z = config.slope * (question_margins(model, questions) @ belief.atoms.T) + config.side_bias
     answers = _answers(torch.sigmoid(z), tie)  # (answers, candidates, atoms)
     mass = belief.mass[None]  # (imagined pasts, atoms)
     share = torch.ones(1)
     rows: list[int] = []
     for _ in range(wanted):
-        gain = sum(p * _information(answers, m) for p, m in zip(share, mass, strict=True)) / price
+        gain = sum(p * _information(answers, m) for p, m in zip(share, mass, strict=True)) / torch.from_numpy(price[at])
         gain[torch.from_numpy(asked)] = -torch.inf
         best = int(torch.as_tensor(gain).argmax())
-        rows.append(best)
-        asked |= question == question[best]
+        rows.append(int(at[best]))
+        asked[best] = True
         # imagine each answer to it; keep the likelier pasts where there are many
         futures = mass[:, None, :] * answers[None, :, best, :]
         chance = futures.sum(2)
@@ -197,10 +198,15 @@ def _questions(data: EmbeddedComparisons) -> list[Question]:
     return [(prompt, frozenset(pair)) for prompt, *pair in pairs]
 
 
-def _numbered(data: EmbeddedComparisons) -> npt.NDArray[np.int64]:
-    """(n,) a number for what each row asks."""
-    numbers: dict[Question, int] = {}
-    return np.array([numbers.setdefault(question, len(numbers)) for question in _questions(data)], dtype=np.int64)
+def _cheapest(data: EmbeddedComparisons, price: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Ascending rows, one a question, which may stand in many, as asked of many people: of the cheapest the first."""
+    table = data.comparisons
+    prompt = np.zeros(len(table), dtype=np.int64) if table.prompt is None else table.prompt.astype(np.int64)
+    keys = [prompt, np.minimum(table.left, table.right), np.maximum(table.left, table.right)]
+    order = np.lexsort((price, *keys))  # stable
+    sorted_keys = np.stack(keys)[:, order]
+    first = np.flatnonzero(np.r_[True, (sorted_keys[:, 1:] != sorted_keys[:, :-1]).any(0)][: len(table)])
+    return np.sort(order[first])
 
 
 def question_margins(model: RewardModel, data: EmbeddedComparisons) -> Tensor:

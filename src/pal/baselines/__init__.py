@@ -7,7 +7,7 @@ from pal.baselines.factor import FactorModel
 from pal.baselines.lore import LoReModel
 from pal.baselines.majority import MajorityModel
 from pal.baselines.metric import MetricModel
-from pal.baselines.names import BASELINES, USUAL, Baseline
+from pal.baselines.names import BASELINES, USUAL, Baseline, fitted
 from pal.baselines.per_user import PerUserModel
 from pal.baselines.user_embedding import UserEmbeddingModel
 from pal.baselines.vpl import VPLModel
@@ -60,8 +60,4 @@ def fit(
         raise InputError("there are no training comparisons")
     if validation is not None:
         check_embedded(validation)
-    config = replace(config_of(config), seed=seed)
-    if validation is None or not len(validation):
-        parts = train.split(unseen_users=0.0, test=0.0, validation=0.1, seed=seed)
-        train, validation = parts.train, parts.validation
-    return BASELINES[name](train, validation, config)
+    return fitted(name, train, validation, replace(config_of(config), seed=seed))

@@ -67,6 +67,7 @@ class Problem:
         self.ids, user = users_of(train)
         self.n_users = len(self.ids)
         self.counts = torch.bincount(user, minlength=self.n_users).float()
+        self.weight = features.weight
         self.train = self._side(features.asked(train), train, user)
         found = torch.from_numpy(matched(validation.comparisons.user_ids, self.ids, "the training data").copy())
         found = torch.where(found < 0, self.n_users, found)
@@ -75,7 +76,7 @@ class Problem:
 
     def _side(self, asked: Asked, data: EmbeddedComparisons, user: Tensor) -> Batch:
         label, weight = (t.float() for t in answers_of(data))
-        weight = weight / weight.mean().clamp(min=1e-12)
+        weight = weight / self.weight
         every = torch.arange(len(asked.left))
         return Batch(asked.items, asked.left, asked.right, asked.question, every, user, label, weight)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pal._eigen import eigh
+from pal.baselines._personal import answers_of
 from pal.baselines.linear import answers_by_question, logistic_regression
 from pal.embeddings import EmbeddedComparisons
 from pal.model import RewardModel, make_prototypes
@@ -72,6 +73,7 @@ class Features:
         head: "tuple[Features, Tensor] | None" = None,
     ) -> None:
         self.frame, self.quadratic, self.head = frame, quadratic, head
+        self.weight = max(1e-12, float(answers_of(data)[1].mean()))  # of an answer, on average
         self.uses_prompts = frame.config.prompt == "concatenate"
         questions, _ = frame.questions(data)
         x = questions.responses
@@ -164,9 +166,9 @@ def pooled_regression(
         return logistic_regression(x, label, weight, penalties[0])
     to = features.asked(validation)
     val_label, val_weight = answers_by_question(validation, to.question, len(to.left))
-    found = []
+    found, theta = [], None
     for penalty in penalties:
-        theta = logistic_regression(x, label, weight, penalty)
+        theta = logistic_regression(x, label, weight, penalty, theta)
         margin = to.difference() @ theta
         found.append((float(F.binary_cross_entropy_with_logits(margin, val_label, val_weight, reduction="sum")), theta))
     return min(found, key=lambda pair: pair[0])[1]

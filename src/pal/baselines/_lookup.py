@@ -1,6 +1,7 @@
 """Which question is asked, by the ids of its prompt and responses: the same in tables embedded apart."""
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +9,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from pal._checks import contents
 from pal.baselines._features import Asked
 from pal.embeddings import EmbeddedComparisons
 
@@ -62,9 +64,14 @@ class Lookup:
         return len(self.table)
 
     def find(self, keys: pl.DataFrame) -> tuple[Tensor, Tensor]:
-        """Code (n,) of each key, their number for unknown ones, and +1 or -1 (n,) where the sides are swapped."""
+        """Code (n,) of each key, and +1 or -1 (n,) where the sides are swapped.
+
+        The code of an unknown key is their number where it compares the one pair of all, and one more elsewhere.
+        """
         found = ordered(keys).join(self.table, on=["prompt", "first", "second"], how="left", maintain_order="left")
-        code = found["code"].cast(pl.Int64).fill_null(len(self)).to_numpy()
+        pair = found.join(self.table[:1], on=["first", "second"], how="left", maintain_order="left")["code_right"]
+        unknown = len(self) + 1 - (pair.is_not_null() & self.one_pair).cast(pl.Int64)
+        code = pl.select(pl.coalesce(found["code"].cast(pl.Int64), unknown)).to_series().to_numpy()
         return torch.from_numpy(code.copy()), torch.from_numpy(np.where(found["swapped"].to_numpy(), -1.0, 1.0)).float()
 
     def codes(self, data: EmbeddedComparisons, asked: Asked) -> tuple[Tensor, Tensor]:
@@ -83,6 +90,23 @@ class Lookup:
             return {}
         ids = self._train.comparisons.prompts.ids.cast(pl.String).to_list()
         return {x.tobytes(): name for x, name in zip(self._train.prompts.astype(np.float32), ids, strict=True)}
+
+    def named(self, prompt: Any, responses: Any, joint: bool) -> tuple[str, list[str]]:
+        """Ids of a prompt, "" where training had none, and of responses: texts are ids, embeddings go by their values.
+
+        Args:
+            prompt: a text or its embedding; None.
+            responses: n texts, or their embeddings (n, D).
+            joint: whether a response's text begins with its prompt.
+        """
+        vector = isinstance(prompt, np.ndarray | Tensor)
+        named = self.prompt_of(np.asarray(prompt)) if vector else "" if prompt is None else str(prompt)
+        if isinstance(responses, np.ndarray | Tensor):
+            names = [self.name_of(x) for x in np.asarray(responses)]
+        else:
+            shown = contents("responses", responses)
+            names = [f"{prompt}\n\n{text}" if joint else str(text) for text in shown]
+        return named if self.has_prompts else "", names
 
     def name_of(self, response: npt.NDArray[np.float32]) -> str:
         """The id of a response by its vector (D,); "" where training had none of it."""

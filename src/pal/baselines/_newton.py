@@ -45,44 +45,35 @@ def solve_ridge(tastes: Tastes, pooled: Tensor, penalty: float, start: Tensor | 
     n, m = tastes.n, tastes.x.shape[1]
     table = pooled.double().repeat(n, 1) if start is None else start.clone()
     counts = torch.bincount(tastes.user, minlength=n)
-    starts = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
-    block = max(1, _CELLS // (m * m))
-    for low in range(0, n, block):
-        high = min(n, low + block)
-        part = slice(int(starts[low]), int(starts[high]))
-        rows = tastes.rows[part]
-        table[low:high] = _newton(
-            tastes.x[rows],
-            tastes.offset[rows],
-            tastes.label[part],
-            tastes.weight[part],
-            tastes.user[part] - low,
-            table[low:high],
-            pooled.double(),
-            penalty,
-        )
+    starts = counts.cumsum(0) - counts
+    order = torch.argsort(counts)  # people with about as many answers are stacked
+    low = 0
+    while low < n:
+        # by the most answers of a first guess at the block: those after it have more
+        high = min(n, low + max(1, _CELLS // (m * max(m, int(counts[order[low]]), 1))))
+        longest = max(1, int(counts[order[high - 1]]))
+        high = min(high, low + max(1, _CELLS // (m * max(m, longest))))
+        people = order[low:high]
+        place = torch.arange(max(1, int(counts[people[-1]])))
+        there = place < counts[people][:, None]
+        rows = (starts[people][:, None] + place).clamp(max=max(0, len(tastes.rows) - 1))
+        table[people] = _newton(tastes, rows, there, table[people], pooled.double(), penalty)
+        low = high
     return table
 
 
-def _newton(
-    x: Tensor,
-    offset: Tensor,
-    label: Tensor,
-    weight: Tensor,
-    user: Tensor,
-    table: Tensor,
-    pooled: Tensor,
-    penalty: float,
-) -> Tensor:
-    n, m = table.shape
-    lengths = torch.bincount(user, minlength=n).tolist()
+def _newton(tastes: Tastes, rows: Tensor, there: Tensor, table: Tensor, pooled: Tensor, penalty: float) -> Tensor:
+    """Vectors (n, m) of people with answers at ``rows`` (n, L), as far as these are ``there`` (n, L)."""
+    if not len(tastes.rows):
+        return pooled.expand_as(table)
+    asked = tastes.rows[rows]
+    x, offset, label = tastes.x[asked], tastes.offset[asked], tastes.label[rows]  # (n, L, m), (n, L)
+    weight = tastes.weight[rows] * there
     for _ in range(12):
-        p = torch.sigmoid(offset + (x * table[user]).sum(1))
-        grad = torch.zeros(n, m, dtype=x.dtype).index_add_(0, user, (weight * (p - label))[:, None] * x)
-        grad += penalty * (table - pooled)
-        # sums of outer products, a matrix product a person
-        scaled = x * (weight * p * (1 - p)).clamp(min=1e-12).sqrt()[:, None]
-        hessian = torch.stack([part.T @ part for part in torch.split(scaled, lengths)])
+        p = torch.sigmoid(offset + torch.einsum("nlm,nm->nl", x, table))
+        grad = torch.einsum("nlm,nl->nm", x, weight * (p - label)) + penalty * (table - pooled)
+        scaled = x * (weight * p * (1 - p)).sqrt()[:, :, None]
+        hessian = scaled.transpose(1, 2) @ scaled
         hessian.diagonal(dim1=1, dim2=2).add_(penalty)
         step = torch.linalg.solve(hessian, grad)
         # the penalty keeps steps short; a cap guards the first ones

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from pal._while_better import while_better
 from pal.embeddings import EmbeddedComparisons
-from pal.errors import InputError, UnknownUserError
+from pal.errors import UnknownUserError
 from pal.model import RewardModel
 from pal.users import matched, rows_of
 
-__all__ = ["PersonalModel", "answers_of", "best_on", "is_array", "log_loss", "users_of"]
+__all__ = ["PersonalModel", "answers_of", "best_on", "log_loss", "users_of"]
 
 T = TypeVar("T")
 
@@ -118,27 +118,9 @@ class PersonalModel(ABC):
 
         Raises:
             UnknownUserError: the user is unseen.
-            InputError: a prompt is missing.
+            InputError: as `RewardModel.vectors`.
         """
         row = self.row(user_id)
-        x, prompts = self.vectors(responses, prompt)
+        prompts, x = self.frame.vectors(prompt, responses)
         with torch.no_grad():
             return self._rewards(row, x, prompts, weights).float().numpy()
-
-    def vectors(self, responses: Any, prompt: Any) -> tuple[Tensor, Tensor | None]:
-        """Embeddings (n, D) of responses, and of their prompt (n, Dp) where the model takes one."""
-        shape = self.frame.config.prompt
-        if shape in ("concatenate", "joint") and prompt is None:
-            raise InputError("this model takes a prompt: pass prompt= (--prompt)")
-        if not is_array(responses):
-            texts = list(responses)
-            responses = self.frame.encode([f"{prompt}\n\n{text}" for text in texts] if shape == "joint" else texts)
-        x = torch.from_numpy(np.array(responses, np.float32))
-        if shape != "concatenate":
-            return x, None
-        one = prompt if is_array(prompt) else self.frame.encode([prompt], "prompts")
-        return x, torch.from_numpy(np.array(one, np.float32)).reshape(1, -1).expand(len(x), -1)
-
-
-def is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind == "f"

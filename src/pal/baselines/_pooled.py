@@ -97,18 +97,24 @@ def pooled_difference(
     n = differences.shape[1]
     if not n:
         return [float("nan")] * 3
+    # people of the same differences are drawn together
+    differences, people = np.unique(np.where(tested, differences, np.inf), axis=1, return_counts=True)
+    tested = differences < np.inf
     values = np.where(tested, differences, 0.0)
     splits = tested.any(1)
     values, tested = values[splits], tested[splits]
 
     def mean(counts: Array) -> Array:
-        """Mean over splits of the mean over people, for counts (S, n) of each person."""
+        """Mean over splits of the mean over people, for counts (S, m) of people of each kind."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(np.nanmean((counts @ values.T) / (counts @ tested.T), axis=1))
 
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    found = float(mean(people[None].astype(float))[0])
+    if n < 2:
+        return [found, float("nan"), float("nan")]
+    counts = np.random.default_rng(seed).multinomial(n, people / n, size=draws).astype(float)
     low, high = np.nanpercentile(mean(counts), [2.5, 97.5])
-    return [float(mean(np.ones((1, n)))[0]), float(low), float(high)]
+    return [found, float(low), float(high)]
 
 
 def pooled_calibration(splits: Sequence[Predicted], draws: int = 200, seed: int = 0) -> list[float]:

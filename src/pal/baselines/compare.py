@@ -14,7 +14,7 @@ import torch
 
 from pal._checks import whole
 from pal.baselines._pooled import Predicted, pooled_calibration, pooled_difference, pooled_intervals
-from pal.baselines.names import BASELINES, Baseline
+from pal.baselines.names import BASELINES, Baseline, fitted
 from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
 from pal.evaluation import evaluate, predict, shot_models
@@ -126,7 +126,7 @@ class _Plan:
         if name in PAL:
             model = fit_pal(parts.train, parts.validation, replace(config, model=PAL[name] or config.model)).model
         else:
-            model = BASELINES[name](parts.train, parts.validation, config)
+            model = fitted(name, parts.train, parts.validation, config)
         values: dict[str, Any] = {"seconds": time.perf_counter() - began}
         metrics = evaluate(model, parts.test, bootstrap=0)
         values |= {key: getattr(metrics, key) for key in _MEASURES}

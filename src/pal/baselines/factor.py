@@ -21,7 +21,6 @@ from pal.baselines._descend import SOLVED, Batch, Problem, descend, pick
 from pal.baselines._features import PENALTIES, Features, frame_of, pooled_regression
 from pal.baselines._linear_model import Linear, LinearModel
 from pal.baselines._lookup import Lookup
-from pal.baselines._personal import is_array
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
 from pal.training import TrainConfig
@@ -43,33 +42,41 @@ class _Table(Linear):
         self.bias, self.vectors = bias, vectors
 
     def questions(self, data: EmbeddedComparisons) -> tuple[Tensor, Tensor, Tensor]:
-        """+-v_q and the offset of each distinct question; v = 0 for those never seen."""
+        """+-v_q and the offset of each distinct question; of those never seen v is 0, a person's leaning apart."""
         asked = self.features.asked(data)
         code, sign = self.lookup.codes(data, asked)
         return *self._of(code, sign, asked.difference() @ self.theta), asked.question
 
     def _of(self, code: Tensor, sign: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        bias = torch.cat([self.bias, self.bias.new_zeros(1)])
-        vectors = torch.cat([self.vectors, self.vectors.new_zeros(1, self.vectors.shape[1])])
+        bias = torch.cat([self.bias, self.bias.new_zeros(2)])
+        vectors = _with_unknown(self.vectors, self.lookup.one_pair)
         return (sign[:, None] * vectors[code]).double(), pooled + (sign * bias[code]).double()
 
     def rewards(self, responses: Tensor, prompts: Tensor | None, taste: Tensor) -> Tensor:
         """Mean margin over the other responses, (B,), of responses found by their vectors."""
-        names = [self.lookup.name_of(x) for x in responses.numpy()]
-        prompt = None if prompts is None or not len(prompts) else self.lookup.prompt_of(prompts[0].numpy())
-        return self.named_rewards(names, prompt, responses, prompts, taste)
+        prompt = None if prompts is None or not len(prompts) else prompts[0]
+        named, names = self.lookup.named(prompt, responses, joint=False)
+        return self.named_rewards(names, named, responses, prompts, taste)
 
     def named_rewards(
-        self, names: list[str], prompt: str | None, responses: Tensor, prompts: Tensor | None, taste: Tensor
+        self, names: list[str], prompt: str, responses: Tensor, prompts: Tensor | None, taste: Tensor
     ) -> Tensor:
         """Likewise of responses of these ids."""
         n = len(names)
         left, right = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
         pooled = self.features(responses, prompts).double() @ self.theta
         pairs = pl.DataFrame({"left": [names[i] for i in left], "right": [names[i] for i in right]})
-        code, sign = self.lookup.find(pairs.with_columns(prompt=pl.lit(prompt or "")))
+        code, sign = self.lookup.find(pairs.with_columns(prompt=pl.lit(prompt)))
         x, offset = self._of(code, sign, pooled[left] - pooled[right])
         return (offset + x @ taste).reshape(n, n).mean(1)
+
+
+def _with_unknown(vectors: Tensor, lean: bool) -> Tensor:
+    """The vectors (n, r) with those of unknown questions (`Lookup.find`): of the pair of all the leaning is known."""
+    unknown = vectors.new_zeros(2, vectors.shape[1])
+    if lean:
+        unknown[0, 0] = 1.0
+    return torch.cat([vectors, unknown])
 
 
 class FactorModel(LinearModel):
@@ -83,15 +90,14 @@ class FactorModel(LinearModel):
     ) -> npt.NDArray[np.float32]:
         """Rewards (n,); see `PersonalModel.reward`. Texts are found by their ids, embeddings by their values."""
         shared = self.shared
-        if not isinstance(shared, _Table) or is_array(responses) or is_array(prompt):
-            return super().reward(user_id, responses=responses, prompt=prompt, weights=weights)
+        if not isinstance(shared, _Table):
+            raise TypeError("a factor model has a table of questions")
         if weights is not None:
             raise InputError("FactorModel has no weights over prototypes: pass a user id")
         row = self.row(user_id)
-        x, prompts = self.vectors(responses, prompt)
-        names = [f"{prompt}\n\n{r}" if self.frame.config.prompt == "joint" else str(r) for r in responses]
+        prompts, x = self.frame.vectors(prompt, responses)
+        named, names = shared.lookup.named(prompt, responses, self.frame.config.prompt == "joint")
         taste = self.people.pooled if row is None else self.people.table[row]
-        named = None if prompt is None or not shared.lookup.has_prompts else str(prompt)
         return shared.named_rewards(names, named, x, prompts, taste).float().numpy()
 
 
@@ -157,9 +163,9 @@ def _fit(
         return torch.cat([torch.ones(n, 1), vectors], dim=1) if lean else vectors
 
     def margin(batch: Batch, side: _Side, table: Tensor) -> Tensor:
-        known = torch.cat([full(), vectors.new_zeros(1, rank + lean)])
+        known = _with_unknown(full(), lean)
         code, sign = side.code[batch.asked], side.sign[batch.asked]
-        offset = side.pooled[batch.asked] + sign * pick(torch.cat([bias, bias.new_zeros(1)]), code)
+        offset = side.pooled[batch.asked] + sign * pick(torch.cat([bias, bias.new_zeros(2)]), code)
         x = sign[:, None] * pick(known, code)
         return pick(offset, batch.question) + (pick(x, batch.question) * pick(table, batch.user)).sum(1)
 

@@ -37,9 +37,9 @@ def fit_linear(
     model = RewardModel(shape, prototypes, empty, torch.ones(1))
     x, label, weight = _differences(model, train)
     x_val, label_val, weight_val = _differences(model, validation)
-    best = None
+    best, theta = None, None
     for candidate in PENALTIES if penalty is None else (penalty,):
-        theta = logistic_regression(x, label, weight, candidate)
+        theta = logistic_regression(x, label, weight, candidate, theta)
         loss = F.binary_cross_entropy_with_logits(x_val @ theta, label_val, weight_val, reduction="sum")
         if best is None or float(loss) < best[0]:
             best = (float(loss), theta)
@@ -71,7 +71,9 @@ def answers_by_question(data: EmbeddedComparisons, question: Tensor, n: int) -> 
     return torch.bincount(question, each * label, minlength=n) / weight.clamp(min=1e-12), weight
 
 
-def logistic_regression(x: Tensor, label: Tensor, weight: Tensor, penalty: float) -> Tensor:
+def logistic_regression(
+    x: Tensor, label: Tensor, weight: Tensor, penalty: float, start: Tensor | None = None
+) -> Tensor:
     """Minimises sum_j weight_j logistic(label_j, theta . x_j) + penalty |theta|^2 / 2 by Newton steps; no intercept.
 
     Args:
@@ -79,11 +81,12 @@ def logistic_regression(x: Tensor, label: Tensor, weight: Tensor, penalty: float
         label: (n,) in [0, 1].
         weight: (n,).
         penalty: positive.
+        start: (D,); near the solution it saves steps.
 
     Returns:
         theta (D,).
     """
-    theta = torch.zeros(x.shape[1], dtype=x.dtype)
+    theta = torch.zeros(x.shape[1], dtype=x.dtype) if start is None else start
 
     def objective(t: Tensor) -> Tensor:
         z = x @ t

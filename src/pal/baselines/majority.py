@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pal.baselines._lookup import ordered_keys
+from pal.baselines._lookup import Lookup, ordered_keys
 from pal.embeddings import EmbeddedComparisons
 from pal.training import TrainConfig
 
@@ -20,8 +20,11 @@ class MajorityModel:
     nothing. Two answers' worth of that prior are mixed into each share.
     """
 
-    def __init__(self, table: pl.DataFrame, wins: pl.DataFrame, overall: float, users: pl.Series) -> None:
-        self.table, self.wins, self.overall, self.user_ids = table, wins, overall, users
+    def __init__(
+        self, lookup: Lookup, table: pl.DataFrame, wins: pl.DataFrame, overall: float, users: pl.Series, joint: bool
+    ) -> None:
+        self.lookup, self.table, self.wins, self.overall = lookup, table, wins, overall
+        self.user_ids, self.joint = users, joint
 
     def predict(self, data: EmbeddedComparisons) -> npt.NDArray[np.float32]:
         """P(left preferred) of each row, shape (n,)."""
@@ -41,12 +44,13 @@ class MajorityModel:
         self,
         user_id: Any = None,  # noqa: ARG002 - one interface
         *,
-        responses: list[str],
-        prompt: str | None = None,
+        responses: Any,
+        prompt: Any = None,
         weights: Any = None,  # noqa: ARG002
     ) -> npt.NDArray[np.float32]:
         """Share of its comparisons (to this prompt) that each response won, (n,); one half where it had none."""
-        wanted = pl.DataFrame({"response": responses}).with_columns(prompt=pl.lit(prompt or ""))
+        named, names = self.lookup.named(prompt, responses, self.joint)
+        wanted = pl.DataFrame({"response": pl.Series(names, dtype=pl.String)}).with_columns(prompt=pl.lit(named))
         found = wanted.join(self.wins, on=["prompt", "response"], how="left", maintain_order="left")
         return found["share"].fill_null(0.5).cast(pl.Float32).to_numpy()
 
@@ -72,4 +76,5 @@ def fit_majority(
     wins = pl.concat(sides).filter(pl.col("weight") > 0).group_by("prompt", "response").agg(share=won)
     present = np.flatnonzero(train.comparisons.user_counts())
     overall = float(np.average(label, weights=weight)) if train.comparisons.sided and weight.any() else 0.5
-    return MajorityModel(table, wins, overall, train.comparisons.user_ids.gather(present))
+    users, joint = train.comparisons.user_ids.gather(present), train.prompt_mode == "joint"
+    return MajorityModel(Lookup(train), table, wins, overall, users, joint)

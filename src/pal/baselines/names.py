@@ -17,8 +17,9 @@ from pal.embeddings import EmbeddedComparisons
 from pal.model import RewardModel
 from pal.selection import fit as fit_pal
 from pal.training import TrainConfig
+from pal.users import matched
 
-__all__ = ["BASELINES", "USUAL", "Baseline"]
+__all__ = ["BASELINES", "USUAL", "Baseline", "fitted"]
 
 USUAL = ("btl-linear", "majority", "per-user")  # the quick ones, to show beside every fit
 
@@ -41,3 +42,14 @@ BASELINES: dict[str, Callable[[Any, Any, TrainConfig], Baseline]] = {
     "user-embedding": fit_user_embedding,
     "vpl": fit_vpl,
 }
+
+
+def fitted(
+    name: str, train: EmbeddedComparisons, validation: EmbeddedComparisons | None, config: TrainConfig
+) -> Baseline:
+    """A baseline; without validation answers a tenth of each user's is held out, where there are any to spare."""
+    if validation is None or not len(validation):
+        parts = train.split(unseen_users=0.0, test=0.0, validation=0.1, seed=config.seed)
+        train, validation = (parts.train, parts.validation) if len(parts.validation) else (train, train)
+    matched(validation.comparisons.user_ids, train.comparisons.user_ids, "the training data")
+    return BASELINES[name](train, validation, config)

@@ -41,6 +41,7 @@ class UserEmbeddingModel(MLPModel):
         ids, user = users_of(few)
         asked = self.features.asked(few)
         label, weight = (t.float() for t in answers_of(few))
+        weight = weight / self.features.weight
         own = torch.zeros(len(ids), len(self.default), requires_grad=True)
         adam = Adam([([own], 0.1, 0.0)])
         for step in range(STEPS):

@@ -84,6 +84,7 @@ class VPLModel(MLPModel):
         ids, user = users_of(few)
         asked = self.features.asked(few)
         label, weight = (t.float() for t in answers_of(few))
+        weight = weight / self.features.weight
         return ids, self.encoder(asked, asked.question, user, label, weight, len(ids))[0]
 
 
