@@ -166,7 +166,8 @@ def test_the_model_is_the_one_that_data_ask_for(tastes):
     data = pal.embed(table, embeddings=(ids, np.concatenate([responses, prompts])))
     parts = data.split(unseen_users=0.0)
     result = pal.fit(parts.train, parts.validation, pal.TrainConfig(n_prototypes=3, latent_dim=8, max_steps=600))
-    assert result.model.config.model == ("a" if tastes == "responses" else "b")
+    config = result.model.config
+    assert (config.model == "a" and config.prompt == "none") == (tastes == "responses")
     assert pal.evaluate(result.model, parts.test).accuracy > pal.evaluate(result.pooled, parts.test).accuracy + 0.05
     assert result.pooled.config.model == result.model.config.model
     assert np.isfinite(pal.predict(result.model, parts.test)).all()

@@ -112,7 +112,7 @@ def test_a_step_touches_only_its_users():
     run = Run(Tables.of(parts.train, parts.validation, shape, config), shape, config, None)
     before = run.table.clone()
     rows = (run.drawn.tables.answers.user == 2).nonzero().squeeze(1)
-    run._step(run.drawn, rows)
+    run._step(run.drawn, rows, len(rows))
     changed = (run.table != before).any(1).nonzero().squeeze(1).tolist()
     assert changed == [2]
 
@@ -271,7 +271,7 @@ def test_the_prior_on_the_map_keeps_prototypes_from_fitting_noise():
         pal.evaluate(pal.fit(parts.train, parts.validation, config).model, parts.test, bootstrap=0).log_loss
         for config in (TrainConfig(n_prototypes=4), TrainConfig(n_prototypes=4, weight_decay=0.0))
     )
-    assert with_prior < without - 0.01
+    assert with_prior < without - 0.003
 
 
 def test_validation_answers_are_learned_from_once_they_have_chosen():
@@ -311,10 +311,10 @@ def test_validation_answers_are_learned_from_once_they_have_chosen():
 def test_last_passes_begin_at_the_full_rates_where_that_does_good(monkeypatch, k, settings, rates):
     parts, seen, step = parts_of(tiny(400), unseen_users=0.0), set(), Run._step
 
-    def watched(run, side, batch):
+    def watched(run, *batch):
         if run.state.done:
             seen.add(run.optimiser.factor)
-        return step(run, side, batch)
+        return step(run, *batch)
 
     monkeypatch.setattr(Run, "_step", watched)
     train(parts.train, parts.validation, TrainConfig(n_prototypes=k, **{**QUICK, **settings}), k)
@@ -398,3 +398,79 @@ def test_the_last_loss_of_the_history_is_a_mean_of_the_steps_taken():
     history = pal.fit(tiny(400), None, config).history
     assert history["step"].to_list() == [25, 26]
     assert history["train_loss"][1] > history["train_loss"][0] / 2
+
+
+def judged(vectors, user, pairs, label):
+    """A table of answers to pairs of items, split."""
+    ids = [f"x{i}" for i in range(len(vectors))]
+    sides = ([ids[i] for i in side] for side in pairs)
+    columns = dict(zip(("left_id", "right_id"), sides, strict=True))
+    table = pal.Comparisons.from_columns(user_id=[f"u{i}" for i in user], label=label.astype(float), **columns)
+    return parts_of(pal.embed(table, embeddings=(ids, vectors.astype(np.float32))), unseen_users=0.0)
+
+
+def test_prototypes_part_where_groups_like_what_others_do_not_see():
+    """Four groups, each of which likes items of which its own two attributes agree: nothing linear is liked at all."""
+    random = np.random.default_rng(11)
+    bits = random.choice([-1.0, 1.0], (400, 6))
+    vectors = bits @ random.standard_normal((6, 32)) / 2 + 0.2 * random.standard_normal((400, 32))
+    reward = np.stack([bits[:, i] * bits[:, j] + 0.1 * bits[:, 0] for i, j in [(0, 1), (2, 3), (4, 5), (0, 3)]])
+    group, user = random.integers(0, 4, 240), np.repeat(np.arange(240), 50)
+    left = random.integers(0, 400, len(user))
+    right = (left + random.integers(1, 400, len(user))) % 400
+    margin = 1.7 * (reward[group[user], left] - reward[group[user], right])
+    parts = judged(vectors, user, (left, right), random.random(len(user)) < 1 / (1 + np.exp(-margin)))
+    result = pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=(1, 5)))
+    assert result.p_value < 0.01
+    ours, pooled = (pal.evaluate(model, parts.test, bootstrap=0) for model in (result.model, result.pooled))
+    assert ours.accuracy_by_user > pooled.accuracy_by_user + 0.05
+
+
+def test_soft_labels_tell_more_of_a_person_than_yes_and_no():
+    random = np.random.default_rng(0)
+    vectors, tastes = random.standard_normal((200, 10)), random.standard_normal((3, 10))
+    user = np.repeat(np.arange(150), 24)
+    left = random.integers(0, 200, len(user))
+    right = (left + random.integers(1, 200, len(user))) % 200
+    people = random.dirichlet(np.full(3, 0.5), 150) @ tastes
+    p = 1 / (1 + np.exp(-((vectors[left] - vectors[right]) * people[user]).sum(1) / 2))
+    parts = judged(vectors, user, (left, right), p.round(1))
+    model = pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=3)).model
+    assert pal.evaluate(model, parts.test).accuracy_by_user > 0.97  # .90 were they taken for draws, LoRe .91
+
+
+@pytest.mark.parametrize(("labels", "noise"), [([0.0, 1.0], 1.0), ([0.0, 0.5, 1.0, 1.0], 0.75), ([0.5], 0.1)])
+def test_the_noise_of_answers_is_one_of_yes_and_no(labels, noise):
+    parts = parts_of(tiny(), unseen_users=0.0)
+    table = replace(parts.train.comparisons, label=np.resize(labels, len(parts.train)).astype(np.float32))
+    config = TrainConfig(model="b", **QUICK)
+    shape = model_config(parts.train, config, 2)
+    tables = Tables.of(replace(parts.train, comparisons=table), parts.validation, shape, config)
+    run = Run(tables, shape, config, None)
+    assert run.noise_of_answers == pytest.approx(noise, abs=0.01)
+    assert run.strength == pytest.approx(noise * config.strength, abs=0.1)
+
+
+def test_a_validation_answer_counts_as_much_as_a_training_answer_where_questions_are_few(monkeypatch):
+    parts, told, step = parts_of(tiny(400, prompts=2, responses=2), unseen_users=0.0), [], Run._step
+
+    def watched(run, side, batch, size):
+        if run.state.done:
+            told.append((side is run.drawn, len(batch), size))
+        return step(run, side, batch, size)
+
+    monkeypatch.setattr(Run, "_step", watched)
+    train(parts.train, parts.validation, TrainConfig(model="b", n_prototypes=1, **{**QUICK, "batch_size": None}), 1)
+    questions = next(size for train_side, _, size in told if train_side)
+    held_out = {(n, size) for train_side, n, size in told if not train_side}
+    assert held_out == {(len(parts.validation), len(parts.train))}
+    assert questions < 10
+
+
+@pytest.mark.parametrize(("items", "patience"), [(40, 8), (2, 3)])
+def test_the_pooled_model_is_stopped_early_only_where_many_are_asked_the_same(items, patience):
+    parts = parts_of(tiny(400, prompts=2 if items == 2 else 60, responses=items), unseen_users=0.0)
+    config = TrainConfig(model="b", n_prototypes=1)
+    shape = model_config(parts.train, config, 1)
+    run = Run(Tables.of(parts.train, parts.validation, shape, config), shape, config, None)
+    assert run.patience == patience

@@ -154,6 +154,13 @@ class Prototypes(nn.Module, ABC):
     def grow(self, n_prototypes: int, noise: float, generator: torch.Generator) -> None:
         """Makes of one prototype K near copies (in place)."""
 
+    def lean(self, directions: Tensor) -> None:
+        """Adds <direction_k, features> to the margins of prototype k (in place), where that is a matter of prototypes.
+
+        Args:
+            directions: (K, m) in what `features` gives.
+        """
+
     @abstractmethod
     def rescale(self, factor: float) -> None:
         """Multiplies all margins by a positive factor (in place)."""
@@ -267,6 +274,12 @@ class FixedPrototypes(Prototypes):
     def grow(self, n_prototypes: int, noise: float, generator: torch.Generator) -> None:
         """Makes of one prototype K near copies (in place)."""
         self.points = _near_copies(self.points, n_prototypes, noise, generator)
+
+    @torch.no_grad()
+    def lean(self, directions: Tensor) -> None:
+        """Moves ideal points: a margin is 2 <f(left) - f(right), a>, and what does not depend on a."""
+        if self.ideal_point == "latent":
+            self.points.add_(directions.to(self.points) / 2)
 
     @torch.no_grad()
     def rescale(self, factor: float) -> None:

@@ -33,8 +33,10 @@ _SAME = 1e-6  # share by which likelihoods of the same kinds differ, in rounding
 
 
 @torch.no_grad()
-def user_groups(tables: Tables, pooled: Prototypes, K: int, generator: torch.Generator, shards: "Alone") -> Tensor:
-    """How likely each user here is of each of K kinds, (n, K)."""
+def user_groups(
+    tables: Tables, pooled: Prototypes, K: int, generator: torch.Generator, shards: "Alone"
+) -> tuple[Tensor, Tensor]:
+    """How likely each user here is of each of K kinds (n, K), and what a kind adds to margins: (K, m), of features."""
     pooled.eval()
     n, Q, device = len(tables.user_ids), len(tables.questions), tables.answers.user.device
     asked, nobody = torch.arange(Q, device=device), torch.zeros(Q, dtype=torch.long, device=device)
@@ -49,10 +51,12 @@ def user_groups(tables: Tables, pooled: Prototypes, K: int, generator: torch.Gen
     _, vectors = eigh(shards.total(gram(scores)))
     toward = shards.of_all(scores @ vectors[:, -_FIRST:].float())
 
-    x = features @ vectors[:, -_RANK:].float()
+    leading = vectors[:, -_RANK:].float()
+    x = features @ leading
     square = (weight * x.square().sum(1)[answers.question]).double().sum()
     square, total = shards.total(torch.stack([square, weight.double().sum()]))
-    x /= max(float(square / total), 1e-30) ** 0.5
+    size = max(float(square / total), 1e-30) ** 0.5
+    x /= size
     sample = Sample.of_users(tables, shards)
     mixture = _Mixture.of(sample.of(answers), len(sample.rows), offset, x, shards)
 
@@ -66,7 +70,8 @@ def user_groups(tables: Tables, pooled: Prototypes, K: int, generator: torch.Gen
     best = next(kinds for kinds in starts if kinds.likelihood >= most - _SAME * abs(most))
     kinds = mixture.fitted(best.share, _STEPS, best.direction)
     odds = offset[:, None] + x @ kinds.direction.float().T
-    return simplex(answers.log_likelihood(odds, n) + kinds.mass.log().float())
+    share = simplex(answers.log_likelihood(odds, n) + kinds.mass.log().float())
+    return share, kinds.direction.float() @ leading.T / (size * slope)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ LAST = (1.0, 0.2, 0.04)  # shares of the learning rates at which validation answ
 SOME_STEPS = 8  # of a last pass at the full rates
 TOLD = 10.0  # answers that tell as much of a person as one draw of a prototype from their weights would
 MAP_PRECISION = 4.0  # of the normal prior on the parameters of model A's map, where no weight decay is given
+LEAST_NOISE = 0.1  # of answers that are all near one half, which may be ties as well
 IMPROVEMENT = 1e-3  # share of the loss that an evaluation must gain to count
 
 
@@ -100,6 +101,8 @@ class Run:
         self.learns_users = shape.n_prototypes > 1 or config.reliability
         self.prototypes, logits = self.shards.begin(tables, shape, start, torch.Generator().manual_seed(config.seed))
         self.every, self.counts = tables, tables.counts
+        self.noise_of_answers = self._noise_of(tables.answers)
+        self.strength = config.strength * self.noise_of_answers  # in answers of yes or no
         # without a user in it, a question's answers are as good as their mean
         tables = tables if self.learns_users else self.shards.pooled(tables)
         self.device = device = tables.answers.user.device
@@ -130,9 +133,16 @@ class Run:
         self.batch = self._batch_size(self.drawn.n)
         a_pass = math.ceil(self.drawn.n / self.batch)
         self.eval_every = config.eval_every or min(25, max(8, a_pass))
-        # a pass over questions is short and smooth: a quarter of the patience serves the pooled model as well
-        self.patience = config.patience if self.learns_users else max(3, config.patience // 4)
+        # a pass over questions that many were asked is short and smooth: a quarter of the patience serves as well
+        smooth = not self.learns_users and 2 * self.drawn.n <= self.shards.count(len(self.every.answers))
+        self.patience = max(3, config.patience // 4) if smooth else config.patience
         self.max_steps = config.max_steps if config.max_epochs is None else config.max_epochs * a_pass
+
+    def _noise_of(self, answers: Answers) -> float:
+        """How much of the variance of yes or no at even odds labels have: soft labels tell more than a draw would."""
+        y, c = answers.label.double(), answers.counting.double()
+        soft, total = self.shards.total(torch.stack([(c * y * (1 - y)).sum(), c.sum()]))
+        return max(LEAST_NOISE, 1 - 4 * float(soft) / max(float(total), 1e-30))
 
     def _drawn(self, tables: Tables, n: int, place: Tensor | None) -> Drawn:
         return Drawn(tables, n, None if place is None else place.to(self.device))
@@ -183,7 +193,8 @@ class Run:
                 if state.position >= n:
                     order_state, state.position = self.generator.get_state(), 0
                     order = self._order(n)
-                running += self._step(self.drawn, order[state.position : state.position + self.batch])
+                batch = order[state.position : state.position + self.batch]
+                running += self._step(self.drawn, batch, len(batch))
                 taken += 1
                 state.position += self.batch
                 state.step += 1
@@ -224,8 +235,8 @@ class Run:
             for factor in rates:
                 self.optimiser.factor, self.users.lr = factor, factor * self.config.user_lr
                 batches = (part for _ in range(passes) for part in self._mixed(sides))
-                for side, numbers in islice(batches, most):
-                    self._step(side, numbers)
+                for side, numbers, size in islice(batches, most):
+                    self._step(side, numbers, size)
                 self.prior = self.mean_weights()
 
     def _validation_side(self) -> Drawn:
@@ -245,9 +256,12 @@ class Run:
         tables = replace(tables, questions=tables.val_questions, answers=answers)
         return self._drawn(tables, n, here)
 
-    def _mixed(self, sides: list[tuple[Drawn, int]]) -> Iterator[tuple[Drawn, Tensor]]:
-        """One pass over all sides in batches of their sizes, in random order: a batch is of one side."""
-        parts = [(side, part) for side, size in sides if side.n for part in torch.split(self._order(side.n), size)]
+    def _mixed(self, sides: list[tuple[Drawn, int]]) -> Iterator[tuple[Drawn, Tensor, int]]:
+        """One pass over all sides in batches of their sizes, in random order: a batch is of one side.
+
+        The size goes with each: of the few answers of a side smaller than it, one counts no more than another does.
+        """
+        parts = [(side, part, n) for side, n in sides if side.n for part in torch.split(self._order(side.n), n)]
         for i in torch.randperm(len(parts), generator=self.generator).tolist():
             yield parts[i]
 
@@ -260,11 +274,11 @@ class Run:
     def _order(self, n: int) -> Tensor:
         return torch.randperm(n, generator=self.generator).to(self.device)
 
-    def _step(self, side: Drawn, batch: Tensor) -> Tensor:
-        """A step on a batch of all users' answers: the mean loss of the batch, and its share of our users' rows."""
+    def _step(self, side: Drawn, batch: Tensor, size: int) -> Tensor:
+        """A step on a batch of all users' answers: their loss over the size of a batch, and our users' share of it."""
         rows = side.here(batch)
         self.optimiser.zero_grad()
-        loss, ours = self._backward(side.tables, rows, len(batch)) if len(rows) else (self.bias.new_zeros(()), None)
+        loss, ours = self._backward(side.tables, rows, size) if len(rows) else (self.bias.new_zeros(()), None)
         loss = self.shards.reduce([p for p, _, _ in self.optimiser.params], loss)
         if not bool(torch.isfinite(loss)):
             raise InputError(f"the loss became {float(loss)} at step {self.state.step}: use smaller learning rates")
@@ -275,7 +289,6 @@ class Run:
 
     def _backward(self, tables: Tables, rows: Tensor, size: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """The summed loss of rows divided by the size of the batch, and the users touched with their gradients."""
-        config = self.config
         answers = tables.answers.take(rows)
         nobody = (rows[:1] * 0, torch.zeros_like(answers.user))
         touched, user = compact(answers.user, len(self.table)) if self.learns_users else nobody
@@ -283,7 +296,7 @@ class Run:
         params = rows_at(self.table, touched).requires_grad_(self.learns_users)
         # how sure the weights are: the concentration of a Dirichlet distribution around them
         counts = self.counts.index_select(0, touched)
-        sure = config.strength + counts / TOLD
+        sure = self.strength + counts / (TOLD * self.noise_of_answers)
         self.prototypes.train()
         questions = tables.questions
         asked, question = compact(answers.question, len(questions))
@@ -303,7 +316,7 @@ class Run:
             share = torch.bincount(user, minlength=len(touched)) / counts
             # the gradient of strength KL(prior || w) in the logits, spread over the user's answers
             weights = simplex(params[:, :-1])
-            grad[:, :-1] += config.strength * share[:, None] * (weights - self.prior)
+            grad[:, :-1] += self.strength * share[:, None] * (weights - self.prior)
             grad[:, -1] += 4.0 * share * params[:, -1]  # a normal prior with standard deviation 1/2
         return loss, (touched, grad)
 

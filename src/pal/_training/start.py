@@ -39,8 +39,9 @@ def begin(
     if start.n_prototypes == K:
         users, rows = start.weights_of(tables.user_ids)
         return prototypes, users.weights[rows].clamp(min=1e-4).log()
-    groups = user_groups(tables, prototypes.to(tables.answers.user.device), K, generator, shards)
+    groups, directions = user_groups(tables, prototypes.to(tables.answers.user.device), K, generator, shards)
     prototypes.grow(K, 0.1, generator)
+    prototypes.lean(directions)
     return prototypes, (0.6 * groups + 0.4 / K).log()
 
 
