@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 import textwrap
@@ -461,10 +462,10 @@ def test_a_validation_answer_counts_as_much_as_a_training_answer_where_questions
 
     monkeypatch.setattr(Run, "_step", watched)
     train(parts.train, parts.validation, TrainConfig(model="b", n_prototypes=1, **{**QUICK, "batch_size": None}), 1)
-    questions = next(size for train_side, _, size in told if train_side)
-    held_out = {(n, size) for train_side, n, size in told if not train_side}
-    assert held_out == {(len(parts.validation), len(parts.train))}
-    assert questions < 10
+    ((questions, size),) = {(n, size) for ours, n, size in told if ours}
+    ((held_out, of_answers),) = {(n, size) for ours, n, size in told if not ours}
+    assert (questions, held_out) == (4, len(parts.validation))  # one step each; two questions, on either side
+    assert of_answers == math.ceil(size * len(parts.train) / questions)
 
 
 @pytest.mark.parametrize(("items", "patience"), [(40, 8), (2, 3)])
