@@ -123,3 +123,13 @@ def test_rounding_is_no_plurality():
     sure = np.abs(np.random.default_rng(0).normal(size=len(user))) * 1e-7
     assert plurality({**made, 3: made[1] - sure}, user) == 1.0
     assert plurality({**made, 3: made[1] - 1e4 * sure}, user) < 0.01
+
+
+def test_numbers_that_lose_are_among_those_tried():
+    """What was tried in vain makes a gain by chance likelier all the same."""
+    made, user = losses({3: 0.35}, users=30, seed=1)
+    alone = plurality(made, user)
+    tried = {k: losses({k: -0.2}, users=30, seed=k)[0] for k in (5, 8, 12, 16, 24)}
+    lost = {k: made[1] - found[1] + found[k] for k, found in tried.items()}
+    assert all(made[1].mean() < loss.mean() for loss in lost.values())
+    assert 0 < 1.5 * alone < plurality({**made, **lost}, user) < 0.5

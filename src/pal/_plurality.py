@@ -70,12 +70,13 @@ def plurality(
         return 1.0
     row = np.unique(user, return_inverse=True)[1]
     personal = personal_gains(losses, shared)
-    some = [k for k in sorted(losses) if k != 1 and float(np.mean(personal[k])) > _ROUNDING]
-    if not some:
+    several = [k for k in sorted(losses) if k != 1]
+    real = np.array([float(np.mean(personal[k])) > _ROUNDING for k in several])
+    if not real.any():
         return 1.0
-    gains = np.stack([np.bincount(row, weights=personal[k]) for k in some])
-    gains = gains / np.sqrt((gains**2).sum(1))[:, None]  # the same for every flip
-    seen = float(_t(gains.sum(1), gains.shape[1]).max())
+    gains = np.stack([np.bincount(row, weights=personal[k]) for k in several])
+    gains = gains / np.maximum(np.sqrt((gains**2).sum(1)), 1e-300)[:, None]  # the same for every flip
+    seen = float(_t(gains.sum(1), gains.shape[1])[real].max())
     rng = np.random.default_rng(seed)
     larger, done = 0, 0
     while done < _FLIPS:
