@@ -32,9 +32,17 @@ def answered(
     prompt: Index | None = None,
     prompts: Array | None = None,
     noise: float = NOISE,
+    soft: bool = False,
 ) -> pal.EmbeddedComparisons:
-    """Answers of users (n,) to pairs of responses, left with probability sigmoid(margin / temperature)."""
-    label = random.random(len(user)) < 1 / (1 + np.exp(-margin / (noise * margin.std())))
+    """Answers of users (n,) to pairs of responses, left with probability p = sigmoid(margin / temperature).
+
+    Soft ones are p itself, off by some, in fifths.
+    """
+    odds = margin / (noise * margin.std())
+    if soft:
+        label = np.round(5 / (1 + np.exp(-odds - noise * random.standard_normal(len(user))))) / 5
+    else:
+        label = random.random(len(user)) < 1 / (1 + np.exp(-odds))
     ids = [f"x{i:05d}" for i in range(len(responses))]
     prompt_ids = [f"q{i:05d}" for i in range(0 if prompts is None else len(prompts))]
     comparisons = pal.Comparisons.from_columns(
@@ -141,6 +149,25 @@ def styles(random: np.random.Generator) -> pal.EmbeddedComparisons:
     return answered(random, user, (left, right), margin, responses, prompt, asked)
 
 
+def interactions(random: np.random.Generator) -> pal.EmbeddedComparisons:
+    """240 people of four groups, each of which likes items whose two attributes, its own two, agree."""
+    bits = random.choice([-1.0, 1.0], (400, 6))
+    items = bits @ random.standard_normal((6, D)) / 2 + 0.2 * random.standard_normal((400, D))
+    rewards = np.stack([bits[:, i] * bits[:, j] for i, j in ((0, 1), (2, 3), (4, 5), (0, 3))])
+    user = np.repeat(np.arange(240), 50)
+    pairs, group = pairs_of(random, len(user), 400), random.integers(0, 4, 240)[user]
+    return answered(random, user, pairs, rewards[group, pairs[0]] - rewards[group, pairs[1]], items)
+
+
+def soft_labels(random: np.random.Generator) -> pal.EmbeddedComparisons:
+    """200 people between three tastes who say how much they prefer one of two."""
+    items, tastes = random.standard_normal((300, D)), random.standard_normal((3, D))
+    people, user = random.dirichlet(np.full(3, 0.5), 200) @ tastes, np.repeat(np.arange(200), 30)
+    left, right = pairs_of(random, len(user), 300)
+    margin = ((items[left] - items[right]) * people[user]).sum(1)
+    return answered(random, user, (left, right), margin, items, soft=True)
+
+
 KINDS: dict[str, Callable[[np.random.Generator], pal.EmbeddedComparisons]] = {
     "ideal-points": ideal_points,
     "linear": linear,
@@ -156,6 +183,8 @@ KINDS: dict[str, Callable[[np.random.Generator], pal.EmbeddedComparisons]] = {
     "votes": votes,
     "prompts": prompts,
     "styles": styles,
+    "interactions": interactions,
+    "soft-labels": soft_labels,
 }
 
 
