@@ -123,7 +123,8 @@ def calibration(results: dict[str, Any]) -> str:
         cells = [name, ", ".join(f"{np.mean(found[key]['answers']):,.0f}" for key in measured[:2])]
         for one in (found[key] for key in measured):
             ece = one["ece"]
-            within = f"{one['within']}, {one['within_of_people']} of {len(ece)}"
+            counted = [str(one[key]) for key in ("within", "within_of_people") if key in one]
+            within = f"{', '.join(counted)} of {len(ece)}"
             cells.append(f"{within} ({np.mean(ece):.3f}; {one['slope']:.2f})")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
