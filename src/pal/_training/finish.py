@@ -188,7 +188,7 @@ class _Finish:
         """To what new people are held until something better is found, and how strongly to their posterior."""
         strength = self.model.config.strength  # of the start, where there is one
         if self.start is None and solves:
-            strength = FEW_STRENGTHS["posterior"][2]
+            strength = FEW_STRENGTHS["posterior"][1]
         if self.settled and self.start is not None and self.start.precision is not None:
             return Held("normal", 1.0), strength
         return Held("posterior", strength), strength
