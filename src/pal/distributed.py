@@ -27,7 +27,7 @@ from pal._distributed.vectors import write_vectors
 from pal.embeddings import EmbeddedComparisons, EmbeddingStore, Encoder
 from pal.errors import InputError
 from pal.model import RewardModel
-from pal.selection import FitResult
+from pal.selection import FitResult, with_validation
 from pal.training import TrainConfig, continued
 
 __all__ = ["adapt", "embed", "fit", "score", "users_of"]
@@ -85,9 +85,8 @@ def fit(
     """
     config = continued(config, start)
     in_memory = isinstance(train, EmbeddedComparisons)
-    if isinstance(train, EmbeddedComparisons) and (validation is None or not len(validation)):
-        parts = train.split(unseen_users=0.0, test=0.0, validation=0.1, seed=config.seed)
-        train, validation = parts.train, parts.validation
+    if isinstance(train, EmbeddedComparisons):
+        train, validation = with_validation(train, validation, config.seed)
     with ExitStack() as stack:
         root = Path(stack.enter_context(TemporaryDirectory()) if checkpoint is None else checkpoint).resolve()
         root.mkdir(parents=True, exist_ok=True)

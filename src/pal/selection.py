@@ -19,7 +19,7 @@ from pal.evaluation import metrics_of
 from pal.model import RewardModel
 from pal.training import Tabulated, TrainConfig, TrainResult, config_of, continued, kinds, prompts_vary, train
 
-__all__ = ["CANDIDATES", "Choice", "FitResult", "Stage", "explore", "fit", "select"]
+__all__ = ["CANDIDATES", "Choice", "FitResult", "Stage", "explore", "fit", "select", "with_validation"]
 
 CANDIDATES = (1, 2, 3, 5, 8, 12, 16, 24)  # of n_prototypes="auto"
 
@@ -80,9 +80,7 @@ def fit(
     config = continued(config, start)
     if validation is not None:
         check_embedded(validation)
-    if validation is None or not len(validation):
-        parts = train_data.split(unseen_users=0.0, test=0.0, validation=0.1, seed=config.seed)
-        train_data, validation = parts.train, parts.validation
+    train_data, validation = with_validation(train_data, validation, config.seed)
     _warn_of_weights(train_data.comparisons.weight)
     tables = Tabulated(train_data, validation)
     folder = None if checkpoint is None else Path(checkpoint)
@@ -93,6 +91,16 @@ def fit(
 
     choice = kinds(train_data, config, prompts_vary(train_data))
     return explore(stage, choice, start, validation.comparisons.user, len(train_data))
+
+
+def with_validation(
+    train_data: EmbeddedComparisons, validation: EmbeddedComparisons | None, seed: int
+) -> tuple[EmbeddedComparisons, EmbeddedComparisons]:
+    """Both; without validation answers a tenth of each user's is held out."""
+    if validation is not None and len(validation):
+        return train_data, validation
+    parts = train_data.split(unseen_users=0.0, test=0.0, validation=0.1, seed=seed)
+    return parts.train, parts.validation
 
 
 def _warn_of_weights(weight: npt.NDArray[Any] | None) -> None:

@@ -168,11 +168,12 @@ def next_comparison(
     config = model.config
     z = config.slope * (question_margins(model, questions) @ belief.atoms.T) + config.side_bias
     answers = _answers(torch.sigmoid(z), tie)  # (answers, candidates, atoms)
+    each = torch.from_numpy(price[at])
     mass = belief.mass[None]  # (imagined pasts, atoms)
     share = torch.ones(1)
     rows: list[int] = []
     for _ in range(wanted):
-        gain = sum(p * _information(answers, m) for p, m in zip(share, mass, strict=True)) / torch.from_numpy(price[at])
+        gain = sum(p * _information(answers, m) for p, m in zip(share, mass, strict=True)) / each
         gain[torch.from_numpy(asked)] = -torch.inf
         best = int(torch.as_tensor(gain).argmax())
         rows.append(int(at[best]))

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pal._adam import Adam
-from pal.baselines._features import Asked, Features
-from pal.baselines._personal import answers_of, users_of
+from pal.baselines._features import Features
+from pal.baselines._personal import users_of
 from pal.embeddings import EmbeddedComparisons
 from pal.questions import compact
 from pal.training import TrainConfig
@@ -67,16 +67,14 @@ class Problem:
         self.ids, user = users_of(train)
         self.n_users = len(self.ids)
         self.counts = torch.bincount(user, minlength=self.n_users).float()
-        self.weight = features.weight
-        self.train = self._side(features.asked(train), train, user)
+        self.train = self._side(features, train, user)
         found = torch.from_numpy(matched(validation.comparisons.user_ids, self.ids, "the training data").copy())
         found = torch.where(found < 0, self.n_users, found)
         val_user = found[torch.from_numpy(validation.comparisons.user.astype("int64"))]
-        self.validation = self._side(features.asked(validation), validation, val_user)
+        self.validation = self._side(features, validation, val_user)
 
-    def _side(self, asked: Asked, data: EmbeddedComparisons, user: Tensor) -> Batch:
-        label, weight = (t.float() for t in answers_of(data))
-        weight = weight / self.weight
+    def _side(self, features: Features, data: EmbeddedComparisons, user: Tensor) -> Batch:
+        asked, (label, weight) = features.asked(data), features.answers(data)
         every = torch.arange(len(asked.left))
         return Batch(asked.items, asked.left, asked.right, asked.question, every, user, label, weight)
 

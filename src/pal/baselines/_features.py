@@ -73,7 +73,7 @@ class Features:
         head: "tuple[Features, Tensor] | None" = None,
     ) -> None:
         self.frame, self.quadratic, self.head = frame, quadratic, head
-        self.weight = max(1e-12, float(answers_of(data)[1].mean()))  # of an answer, on average
+        self._weight = max(1e-12, float(answers_of(data)[1].mean()))  # of an answer, on average
         self.uses_prompts = frame.config.prompt == "concatenate"
         questions, _ = frame.questions(data)
         x = questions.responses
@@ -111,6 +111,11 @@ class Features:
             c = torch.cat([c, _products(c, self.quadratic)], dim=1)
             parts.append(torch.einsum("ba,bc->bac", x @ self.mixed, c).flatten(1))
         return torch.cat(parts, dim=1)
+
+    def answers(self, data: EmbeddedComparisons) -> tuple[Tensor, Tensor]:
+        """Labels and weights (n,) of the rows, float32; weights over their mean in training."""
+        label, weight = (t.float() for t in answers_of(data))
+        return label, weight / self._weight
 
     def asked(self, data: EmbeddedComparisons) -> Asked:
         """The distinct questions of data.

@@ -123,10 +123,12 @@ class LinearModel(PersonalModel):
         return type(self)(self.frame, self.shared, people)
 
     def _rewards(self, user: int | None, responses: Tensor, prompts: Tensor | None, weights: Any) -> Tensor:
-        taste = self.people.pooled if user is None else self.people.table[user]
+        return self.shared.rewards(responses, prompts, self._taste(user, weights))
+
+    def _taste(self, user: int | None, weights: Any) -> Tensor:
         if weights is not None:
-            taste = self._given(weights)
-        return self.shared.rewards(responses, prompts, taste)
+            return self._given(weights)
+        return self.people.pooled if user is None else self.people.table[user]
 
     def _given(self, weights: Any) -> Tensor:
         if not self.people.simplex:

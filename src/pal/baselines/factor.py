@@ -3,8 +3,8 @@
 As Salakhutdinov and Mnih (2007), "Probabilistic Matrix Factorization", with a logistic likelihood.
 
 ``margin_iq = b_q + s_i + u_i . v_q``: what matters of a question is which one it is. b_q is shrunk to what the pooled
-logistic regression says of it, which is all that is said of questions never seen in training. s_i, a person's own
-leaning to one side, is there where every question compares the same two responses (votes).
+logistic regression says of it; of questions never seen in training this and s_i are all that is said. s_i, a person's
+own leaning to one side, is there where every question compares the same two responses (votes).
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,6 @@ from pal.baselines._features import PENALTIES, Features, frame_of, pooled_regres
 from pal.baselines._linear_model import Linear, LinearModel
 from pal.baselines._lookup import Lookup
 from pal.embeddings import EmbeddedComparisons
-from pal.errors import InputError
 from pal.training import TrainConfig
 
 __all__ = ["FactorModel", "fit_factor"]
@@ -90,14 +89,11 @@ class FactorModel(LinearModel):
     ) -> npt.NDArray[np.float32]:
         """Rewards (n,); see `PersonalModel.reward`. Texts are found by their ids, embeddings by their values."""
         shared = self.shared
-        if not isinstance(shared, _Table):
-            raise TypeError("a factor model has a table of questions")
-        if weights is not None:
-            raise InputError("FactorModel has no weights over prototypes: pass a user id")
-        row = self.row(user_id)
+        if not isinstance(shared, _Table) or isinstance(responses, np.ndarray | Tensor):
+            return super().reward(user_id, responses=responses, prompt=prompt, weights=weights)
+        taste = self._taste(self.row(user_id), weights)
         prompts, x = self.frame.vectors(prompt, responses)
         named, names = shared.lookup.named(prompt, responses, self.frame.config.prompt == "joint")
-        taste = self.people.pooled if row is None else self.people.table[row]
         return shared.named_rewards(names, named, x, prompts, taste).float().numpy()
 
 

@@ -16,6 +16,7 @@ from pal.baselines.vpl import fit_vpl
 from pal.embeddings import EmbeddedComparisons
 from pal.model import RewardModel
 from pal.selection import fit as fit_pal
+from pal.selection import with_validation
 from pal.training import TrainConfig
 from pal.users import matched
 
@@ -48,8 +49,7 @@ def fitted(
     name: str, train: EmbeddedComparisons, validation: EmbeddedComparisons | None, config: TrainConfig
 ) -> Baseline:
     """A baseline; without validation answers a tenth of each user's is held out, where there are any to spare."""
-    if validation is None or not len(validation):
-        parts = train.split(unseen_users=0.0, test=0.0, validation=0.1, seed=config.seed)
-        train, validation = (parts.train, parts.validation) if len(parts.validation) else (train, train)
+    train, validation = with_validation(train, validation, config.seed)
+    validation = validation if len(validation) else train
     matched(validation.comparisons.user_ids, train.comparisons.user_ids, "the training data")
     return BASELINES[name](train, validation, config)

@@ -16,7 +16,7 @@ from pal._adam import Adam
 from pal.baselines._descend import Batch, Problem, descend, pick
 from pal.baselines._features import Features, frame_of
 from pal.baselines._mlp import MLPModel, RewardMLP
-from pal.baselines._personal import answers_of, users_of
+from pal.baselines._personal import users_of
 from pal.embeddings import EmbeddedComparisons
 from pal.training import TrainConfig
 
@@ -40,8 +40,7 @@ class UserEmbeddingModel(MLPModel):
         """Gradient steps on the users' embeddings alone, from the generic one and shrunk to it as in training."""
         ids, user = users_of(few)
         asked = self.features.asked(few)
-        label, weight = (t.float() for t in answers_of(few))
-        weight = weight / self.features.weight
+        label, weight = self.features.answers(few)
         own = torch.zeros(len(ids), len(self.default), requires_grad=True)
         adam = Adam([([own], 0.1, 0.0)])
         for step in range(STEPS):

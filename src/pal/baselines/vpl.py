@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pal.baselines._descend import Batch, Problem, descend, pick
 from pal.baselines._features import Asked, Features, frame_of
 from pal.baselines._mlp import MLPModel, RewardMLP
-from pal.baselines._personal import answers_of, users_of
+from pal.baselines._personal import users_of
 from pal.embeddings import EmbeddedComparisons
 from pal.training import TrainConfig
 
@@ -83,8 +83,7 @@ class VPLModel(MLPModel):
         """The posterior means of the users."""
         ids, user = users_of(few)
         asked = self.features.asked(few)
-        label, weight = (t.float() for t in answers_of(few))
-        weight = weight / self.features.weight
+        label, weight = self.features.answers(few)
         return ids, self.encoder(asked, asked.question, user, label, weight, len(ids))[0]
 
 
