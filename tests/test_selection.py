@@ -165,9 +165,13 @@ def test_the_model_is_the_one_that_data_ask_for(tastes):
     ids = [*(f"x{i}" for i in range(len(responses))), *(f"q{i}" for i in range(500))]
     data = pal.embed(table, embeddings=(ids, np.concatenate([responses, prompts])))
     parts = data.split(unseen_users=0.0)
-    result = pal.fit(parts.train, parts.validation, pal.TrainConfig(n_prototypes=3, latent_dim=8, max_steps=600))
+    settings = pal.TrainConfig(n_prototypes=3, latent_dim=8, max_steps=600)
+    result = pal.fit(parts.train, parts.validation, settings)
     config = result.model.config
     assert (config.model == "a" and config.prompt == "none") == (tastes == "responses")
+    usual = pal.fit(parts.train, parts.validation, replace(settings, model="b")).model
+    ours, others = (pal.evaluate(model, parts.test, bootstrap=0).log_loss for model in (result.model, usual))
+    assert ours <= others - (0.02 if tastes == "responses" else 0.0)
     assert pal.evaluate(result.model, parts.test).accuracy > pal.evaluate(result.pooled, parts.test).accuracy + 0.05
     assert result.pooled.config.model == result.model.config.model
     assert np.isfinite(pal.predict(result.model, parts.test)).all()

@@ -256,10 +256,10 @@ def test_weight_decay_is_four_over_the_number_of_comparisons_in_model_a(model):
 
 
 def test_the_prior_on_the_map_keeps_prototypes_from_fitting_noise():
-    """Linear rewards of 100 people, who differ in four directions, from 20 noisy answers each."""
-    random = np.random.default_rng(2)
-    items, user = random.standard_normal((400, 32)), np.repeat(np.arange(100), 40)
-    tastes = random.standard_normal(32) + random.standard_normal((100, 4)) @ random.standard_normal((4, 32)) / 2
+    """Linear rewards of 60 people, who differ in four directions, from 20 noisy answers each."""
+    random = np.random.default_rng(1)
+    items, user = random.standard_normal((400, 32)), np.repeat(np.arange(60), 40)
+    tastes = random.standard_normal(32) + random.standard_normal((60, 4)) @ random.standard_normal((4, 32)) / 2
     pairs = np.stack([random.permutation(400)[:2] for _ in user])
     margin = ((items[pairs[:, 0]] - items[pairs[:, 1]]) * tastes[user]).sum(1)
     label = random.random(len(user)) < 1 / (1 + np.exp(-2 * margin / margin.std()))
@@ -272,7 +272,7 @@ def test_the_prior_on_the_map_keeps_prototypes_from_fitting_noise():
         pal.evaluate(pal.fit(parts.train, parts.validation, config).model, parts.test, bootstrap=0).log_loss
         for config in (TrainConfig(n_prototypes=4), TrainConfig(n_prototypes=4, weight_decay=0.0))
     )
-    assert with_prior < without - 0.003
+    assert with_prior < without - 0.01
 
 
 def test_validation_answers_are_learned_from_once_they_have_chosen():
