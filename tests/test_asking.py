@@ -6,6 +6,7 @@ import torch
 
 import pal
 from pal.adaptation import Person, next_comparison
+from pal.model import RewardModel
 from pal.testing import tiny
 from small import three_groups
 
@@ -30,6 +31,19 @@ def test_a_person_answer_by_answer_is_the_person_all_at_once(town):
     assert len(person) == 12
     torch.testing.assert_close(person.weights, Person(model, few).weights, rtol=0, atol=2e-3)
     torch.testing.assert_close(person.weights, pal.adapt(model, few).weights[0], rtol=0, atol=2e-3)
+
+
+def test_answers_that_tell_more_count_more(town):
+    """A model whose training labels were soft takes an answer for as many of yes and no as tell as much."""
+    model, parts = town
+    few = answers_of(parts, 1).take(np.arange(2))
+    thrice = replace(few, comparisons=replace(few.comparisons, weight=np.full(2, 3.0, np.float32)))
+    sharp = RewardModel(replace(model.config, noise=1 / 3), model.prototypes, model.users, model.prior)
+    for known in (lambda it, answers: pal.adapt(it, answers).weights[0], lambda *it: Person(*it).weights):
+        torch.testing.assert_close(known(sharp, few), known(model, thrice), rtol=0, atol=1e-5)
+        assert not torch.allclose(known(sharp, few), known(model, few), rtol=0, atol=5e-5)
+    asked = {"strength": 2.0, "prior": model.population}  # the objective that was asked for
+    assert torch.equal(pal.adapt(sharp, few, **asked).weights, pal.adapt(model, few, **asked).weights)
 
 
 def test_good_questions_find_a_person_in_fewer_answers(town):
@@ -140,6 +154,13 @@ def test_bad_requests_are_refused(town):
     ]:
         with pytest.raises(pal.InputError, match=says):
             next_comparison(model, None, pool, **arguments)
+    for user in (np.full(3, 1 / 3), 2.5, True, pool):
+        with pytest.raises(pal.InputError, match=r"^user must be the id of a user, a pal.Person or None, found"):
+            next_comparison(model, user, pool)
+    for broken in (None, pal.baselines.fit("majority", pool, pool)):
+        for use in (Person, lambda it: next_comparison(it, None, pool), lambda it: pal.adapt(it, pool)):
+            with pytest.raises(pal.InputError, match=r"^model must be a pal.RewardModel, found"):
+                use(broken)
     with pytest.raises(pal.InputError, match="no candidates"):
         next_comparison(model, None, pool.take(np.arange(0)))
     with pytest.raises(pal.InputError, match="one comparison at a time"):

@@ -39,6 +39,10 @@ BAD_CSV = {
         "user_id,chosen,rejected,left,right\na,x,y,x,y\n",
         "has both 'chosen', 'rejected' and 'left', 'right': keep one of the two pairs of columns",
     ),
+    "half of another form": (
+        "user_id,chosen,rejected,left\na,x,y,x\n",
+        "has 'chosen', 'rejected' and 'left': drop 'left', or rename it",
+    ),
     "label of chosen": (
         "user_id,chosen,rejected,label\na,x,y,1\n",
         "or, if it says which is preferred, rename 'chosen' to 'left' and 'rejected' to 'right'",

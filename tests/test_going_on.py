@@ -71,7 +71,7 @@ def test_reliabilities_go_on_from_where_they_were():
 def test_a_warm_start_keeps_users_and_learns_from_new_comparisons():
     data = tiny(600, users=12)
     old, new = data.take(data.comparisons.user < 8), data.take(data.comparisons.user >= 4)
-    config = TrainConfig(n_prototypes=2, **small.QUICK)
+    config = TrainConfig(model="b", n_prototypes=2, **small.QUICK)
     first = pal.fit(old, config=config).model
     second = pal.fit(new, config=config, start=first).model
     assert set(second.user_ids) == {f"u{i}" for i in range(12)}
@@ -81,7 +81,7 @@ def test_a_warm_start_keeps_users_and_learns_from_new_comparisons():
 def test_users_who_are_not_in_the_new_comparisons_keep_their_weights():
     data = tiny(600, users=12)
     old, new = data.take(data.comparisons.user < 8), data.take(data.comparisons.user >= 8)
-    config = TrainConfig(n_prototypes=2, **small.QUICK)
+    config = TrainConfig(model="b", n_prototypes=2, **small.QUICK)
     first = pal.fit(old, config=config).model
     before = [first.users.weights.clone(), *(p.clone() for p in first.state_dict().values())]
     second = pal.fit(new, config=config, start=first).model

@@ -30,7 +30,7 @@ def users_of(run, tables, reliability=1.0):
 )
 def test_options_train_and_predict(option):
     parts = parts_of(tiny(400))
-    model = pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=2, **option, **QUICK)).model
+    model = pal.fit(parts.train, parts.validation, TrainConfig(model="b", n_prototypes=2, **option, **QUICK)).model
     assert np.isfinite(pal.predict(model, parts.test)).all()
 
 
@@ -68,7 +68,7 @@ def test_the_bias_keeps_its_share_of_the_margins_when_they_get_back_their_size()
 
 def test_with_a_bias_what_is_calibrated_is_what_is_predicted():
     parts = parts_of(tiny(600), unseen_users=0.0)
-    config = TrainConfig(n_prototypes=2, side_bias=True, refit=False, **QUICK)
+    config = TrainConfig(model="b", n_prototypes=2, side_bias=True, refit=False, **QUICK)
     result = pal.fit(parts.train, parts.validation, config)
     assert abs(result.model.config.side_bias) > 0.01
     found = pal.evaluate(result.model, parts.validation, bootstrap=0).log_loss
@@ -88,7 +88,7 @@ def test_a_bias_beside_margins_that_say_nothing_is_not_made_larger_with_them(mod
 @pytest.mark.parametrize("option", [{"renormalize": True}, {"model": "a", "ideal_point": "map_of_mixture"}])
 def test_bfloat16_trains_what_is_not_linear_in_the_weights(option):
     parts = parts_of(tiny(400))
-    config = TrainConfig(n_prototypes=2, precision="bfloat16", **option, **QUICK)
+    config = TrainConfig(n_prototypes=2, precision="bfloat16", **{"model": "b", **option}, **QUICK)
     result = pal.fit(parts.train, parts.validation, config)
     assert np.isfinite(pal.predict(result.model, parts.test)).all()
     assert result.metrics["few_shot_strength"] == result.model.config.strength  # of what `adapt` solves

@@ -264,6 +264,12 @@ def test_prototypes_nearest_to_as_many_people(n, words):
     assert words in _report_parts.standing(weights)["figures"][1]["finding"]
 
 
+def test_of_several_prototypes_the_nearest_to_most_and_to_fewest_are_named():
+    weights = np.eye(3)[np.repeat([0, 1, 2], [30, 12, 20])]
+    words = "Prototype 1 is nearest to most people (30), 2 to fewest (12)"
+    assert _report_parts.standing(weights)["figures"][1]["finding"] == words
+
+
 def test_people_who_came_later_are_counted_among_the_nearest():
     made = record(2)
     cards = _report_parts.opinions(made, np.eye(2)[[0, 0, 0, 1]])["cards"]

@@ -149,6 +149,7 @@ def config_of(folder):
         (lambda f: {"format": "pal-model-9"}, "format 'pal-model-9', this version of pal reads 'pal-model-1'"),
         (lambda f: {"format": None}, "format None, this version of pal reads 'pal-model-1'"),
         (lambda f: {"config": None}, "format"),
+        (lambda f: {"odd": 1}, "unknown keys ['odd']: was it written by this version"),
         (lambda f: {"config": [1]}, "format"),
         (lambda f: {"sha256": None}, "no table 'sha256' of the files it was written with"),
         (lambda f: {"sha256": "nonsense"}, "no table 'sha256' of the files it was written with"),

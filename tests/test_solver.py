@@ -32,7 +32,7 @@ def objective(w, m, y, loss, prior, strength, weight=None, precision=None):
 
 
 def least(m, y, loss, prior, strength, weight, precision=None):
-    """The optimal value, by cvxpy."""
+    """The optimal value, and where it is, by cvxpy."""
     w = cp.Variable(m.shape[1])
     z, y, c = m.numpy() @ w, y.numpy(), weight.numpy()
     one = {
@@ -45,7 +45,7 @@ def least(m, y, loss, prior, strength, weight, precision=None):
     p = prior.numpy()
     divergence = strength * (np.sum(p * np.log(p)) - cp.sum(cp.multiply(p, cp.log(w))))
     normal = 0.0 if precision is None else 0.5 * cp.quad_form(w - p, cp.psd_wrap(precision.numpy()))
-    return cp.Problem(cp.Minimize(cost + divergence + normal), [cp.sum(w) == 1]).solve(solver=cp.CLARABEL)
+    return cp.Problem(cp.Minimize(cost + divergence + normal), [cp.sum(w) == 1]).solve(solver=cp.CLARABEL), w.value
 
 
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")  # cvxpy of its own answer
@@ -65,12 +65,39 @@ def test_the_solver_agrees_with_cvxpy(loss, seed, normal):
         root = torch.tensor(rng.normal(size=(int(rng.integers(1, K + 1)), K)) * rng.choice([0.5, 5.0]))
         precision = root.T @ root  # of any rank
     found = solve_weights(m, y, u, 1, prior, strength, loss, weight, precision=precision)
-    best = least(m, y, loss, prior, strength, weight, precision)
+    best, _ = least(m, y, loss, prior, strength, weight, precision)
     value = objective(found.weights[0].double().clamp(min=1e-30), m, y, loss, prior, strength, weight, precision)
     bound = TOLERANCE * max(1.0, abs(value))
     assert value <= best + 2 * bound
     assert float(found.gap[0]) <= bound
     assert value - best <= float(found.gap[0]) + 0.1 * bound  # the certificate holds (to cvxpy's own precision)
+
+
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")  # any point tells how far ours is from the best
+@pytest.mark.parametrize("loss", ["logistic", "hinge", "smooth_hinge"])
+@pytest.mark.parametrize("scale", [30.0, 1e3, 1e4])
+def test_the_certificate_is_of_the_weights_that_are_given(loss, scale):
+    for seed in range(10):
+        K = (2, 3, 6, 16)[seed % 4]
+        m, y, u = problem(seed, n=1 + 2 * seed, K=K, scale=scale)
+        prior = torch.full((K,), 1 / K, dtype=torch.float64)
+        found = solve_weights(m, y, u, 1, prior, loss=loss)
+        _, point = least(m, y, loss, prior, 1.0, torch.ones_like(y))
+        point = torch.tensor(point).clamp(min=1e-12)
+        ours, theirs = (objective(w, m, y, loss, prior, 1.0) for w in (found.weights[0], point / point.sum()))
+        gap = float(found.gap[0])
+        assert 0 <= gap <= TOLERANCE * max(1.0, ours)
+        assert ours - theirs <= gap + 1e-9 * max(1.0, ours)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, np.ndarray.tolist])
+def test_arrays_and_lists_are_solved_as_tensors_are(kind):
+    m, y, u = (x.numpy() for x in problem(0, n=30, K=3, users=4))
+    given = (m, y, u, 4, np.full(3, 1 / 3), np.full(4, 2.0))
+    plain = solve_weights(*(torch.tensor(x) if isinstance(x, np.ndarray) else x for x in given))
+    found = solve_weights(*(kind(x) if isinstance(x, np.ndarray) else x for x in given), weight=kind(np.ones(30)))
+    assert torch.equal(found.weights, plain.weights)
+    assert torch.equal(solve_weights(m, y, u, 4, strength=torch.tensor(2.0)).weights, plain.weights)
 
 
 def test_people_who_differ_in_one_direction_are_told_from_few_answers_by_a_normal_prior():
@@ -102,7 +129,7 @@ def test_every_user_gets_a_point_on_the_simplex_and_a_certificate(seed, loss, K,
     m, y, u = problem(seed, n=60, K=K, scale=scale, users=users)
     found = solve_weights(m, y, u, users, loss=loss)
     assert found.weights.shape == (users, K)
-    assert torch.allclose(found.weights.sum(1), torch.ones(users), atol=1e-5)
+    torch.testing.assert_close(found.weights.sum(1), torch.ones(users).double(), rtol=0, atol=1e-12)
     assert bool((found.weights >= 0).all())
     prior = torch.full((K,), 1 / K, dtype=torch.float64)
     for i in range(users):
@@ -187,7 +214,7 @@ def test_labels_keep_their_precision():
     weight = torch.tensor([1000.0])
     found = solve_weights(m, y, torch.zeros(1, dtype=torch.long), 1, weight=weight)
     prior = torch.full((2,), 0.5, dtype=torch.float64)
-    best = least(m, y, "logistic", prior, 1.0, weight.double())
+    best, _ = least(m, y, "logistic", prior, 1.0, weight.double())
     value = objective(found.weights[0].double(), m, y, "logistic", prior, 1.0, weight.double())
     assert value <= best + 2 * TOLERANCE * max(1.0, best)
 
@@ -291,7 +318,7 @@ def test_a_person_who_answered_ten_thousand_times_beside_people_who_did_once():
 
 def test_much_strength_stays_at_the_prior_and_little_leaves_it():
     m, y, u = problem(4, n=30, K=3)
-    prior = torch.tensor([0.2, 0.5, 0.3])
+    prior = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
     close = solve_weights(m, y, u, 1, prior, strength=1e6).weights
     torch.testing.assert_close(close, prior[None], rtol=0, atol=1e-3)
     favourite = solve_weights(m, (m[:, 2] > 0).double(), u, 1, prior, strength=1e-3).weights

@@ -17,7 +17,7 @@ def test_soft_labels_and_weights_count():
     weight = np.where(data.comparisons.label == 1, 1.0, 1e-3).astype(np.float32)
     leaning = replace(data, comparisons=replace(data.comparisons, weight=weight))
     parts = parts_of(leaning)
-    config = TrainConfig(n_prototypes=1, side_bias=True, **{**QUICK, "max_steps": 300})
+    config = TrainConfig(model="b", n_prototypes=1, side_bias=True, **{**QUICK, "max_steps": 300})
     assert pal.predict(pal.fit(parts.train, parts.validation, config).model, parts.test).mean() > 0.6
     soft = replace(data, comparisons=replace(data.comparisons, label=np.full(400, 0.8, np.float32)))
     parts = parts_of(soft)

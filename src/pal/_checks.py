@@ -3,11 +3,16 @@
 import math
 from collections.abc import Collection, Iterable
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pal.errors import InputError
 
-__all__ = ["contents", "flag", "number", "one_of", "whole"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["contents", "flag", "number", "one_of", "tensor", "whole"]
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
@@ -50,3 +55,15 @@ def contents(name: str, given: Any) -> list[Any]:
         if content is None or (isinstance(content, str) and not content):
             raise InputError(f"{name}: item {row} is empty: give what was shown")
     return shown
+
+
+def tensor(name: str, given: Any) -> "Tensor":
+    """The numbers of a tensor, an array or a list as a tensor; refuses what holds anything else."""
+    import torch  # here: tables of comparisons need none of it
+
+    if isinstance(given, torch.Tensor):
+        return given
+    try:
+        return torch.from_numpy(np.array(given))
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be numbers: a tensor, an array or a list; found {given!r:.60}") from None

@@ -38,6 +38,8 @@ class ModelConfig:
         slope: P(left preferred) = sigmoid(slope * margin + side_bias), calibrated on validation.
         side_bias: how much people favour the left side, as a margin.
         strength: of the prior when weights of new users are found.
+        noise: of answers, beside that of yes and no at even odds: 1 of such draws, less of soft labels, which tell more
+            of a person; where weights are held as in training, an answer counts 1 / noise times.
         encoder: name of the responses' encoder; None for own vectors.
         revision: of that encoder.
         prompt_encoder: name of the prompts' encoder.
@@ -60,6 +62,7 @@ class ModelConfig:
     slope: float = 1.0
     side_bias: float = 0.0
     strength: float = 5.0
+    noise: float = 1.0
     encoder: str | None = None
     revision: str | None = None
     prompt_encoder: str | None = None
@@ -73,7 +76,7 @@ class ModelConfig:
             whole(name, getattr(self, name))
         whole("prompt_dim", self.prompt_dim, least=0)
         number("dropout", self.dropout, least=0, below=1)
-        for name in ("slope", "strength"):
+        for name in ("slope", "strength", "noise"):
             number(name, getattr(self, name))
         if self.model == "b" and not self.prompt_dim:
             raise InputError("model 'b' needs prompts: give the comparisons a column 'prompt', or use model 'a'")

@@ -225,7 +225,12 @@ def standing(weights: Array) -> dict[str, Any] | None:
     figures = [_figure(_plots.between(weights, finding), finding, note)]
     counts = np.bincount(weights.argmax(1), minlength=k)
     most, least = int(counts.argmax()), int(counts.argmin())
-    words = f"Prototype {most + 1} is nearest to {counts[most]:,} people, prototype {least + 1} to {counts[least]:,}"
+    said = (
+        "is nearest to {:,} people, prototype {} to {:,}"
+        if k == 2
+        else "is nearest to most people ({:,}), {} to fewest ({:,})"
+    )
+    words = f"Prototype {most + 1} " + said.format(counts[most], least + 1, counts[least])
     if counts[most] == counts[least]:
         words = f"Each prototype is nearest to {counts[most]:,} people"
     figures.append(

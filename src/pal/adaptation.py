@@ -23,7 +23,7 @@ from pal._adaptation.prior import BARRIER, Prior, posterior
 from pal._adaptation.solver import TOLERANCE, Solution, solve_weights
 from pal._checks import number
 from pal.embeddings import EmbeddedComparisons, check_embedded
-from pal.model import RewardModel
+from pal.model import RewardModel, check_model
 from pal.questions import Answers
 from pal.users import Population, UserWeights, concentration_of
 
@@ -71,12 +71,13 @@ def adapt(
         InputError: the vectors are not of the kind the model was trained on, a strength that is not positive, or a
             prior that is not on the simplex.
     """
+    check_model(model)
     check_embedded(few)
     as_trained = strength is None and prior is None
     strength = model.config.strength if strength is None else strength
     number("strength", strength)
     if prior is not None:
-        prior, _ = model.user_weights(None, prior)
+        prior = model.on_simplex("prior", prior)
     table = few.comparisons
     present, user = np.unique(table.user, return_inverse=True)
     n, ids = len(present), table.user_ids.gather(present)
@@ -84,6 +85,8 @@ def adapt(
     terms = model.terms(questions)
     weight = None if table.weight is None else torch.from_numpy(table.weight.copy())
     answers = Answers(torch.from_numpy(user.astype(np.int64)), question, torch.from_numpy(table.label.copy()), weight)
+    if as_trained:
+        answers = answers.times(1 / model.config.noise)
     if as_trained and model.precision is not None:
         held = Prior.at(model.population, n, BARRIER, model.precision)
     elif prior is None:

@@ -86,6 +86,8 @@ MEASURES = tuple(f.name for f in fields(Metrics) if f.type is float or f.type ==
 
 def predict(model: Predictor, data: EmbeddedComparisons) -> npt.NDArray[np.float32]:
     """P(left preferred) of each row, shape (n,), in the order of the rows; unseen users by the population's weights."""
+    check_embedded(data)
+    _check_model(model)
     return model.predict(data)
 
 
@@ -233,6 +235,7 @@ def paired_difference(
 
     NaN where nobody's answers were decided; the interval is NaN of one person, who says nothing of others.
     """
+    check_embedded(data)
     table = data.comparisons
     user = np.unique(table.user, return_inverse=True)[1]
 

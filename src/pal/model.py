@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pal import saving
-from pal._checks import contents
+from pal._checks import contents, tensor
 from pal._model_config import IDEAL_POINTS, ModelConfig, check_data, make_prototypes
 from pal.embeddings import EmbeddedComparisons, Encoder, encode, resolve_encoder
 from pal.errors import InputError, SavedModelError
@@ -80,7 +80,7 @@ class RewardModel(nn.Module):
     # -- tensors ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def prototype_rewards(self, prompts: Tensor | None, responses: Tensor) -> Tensor:
+    def prototype_rewards(self, prompts: Tensor | npt.ArrayLike | None, responses: Tensor | npt.ArrayLike) -> Tensor:
         """What each prototype alone gives a response.
 
         Args:
@@ -90,18 +90,25 @@ class RewardModel(nn.Module):
         Returns:
             (B, K), up to a constant per prompt; a user's reward is its dot product with the user's weights.
         """
-        self._check_embeddings(prompts, responses)
+        asked, given = self._embeddings(prompts, responses)
         self.eval()
-        return self.prototypes.rewards(prompts, responses)
+        return self.prototypes.rewards(asked, given)
 
     @torch.no_grad()
-    def margin(self, prompts: Tensor | None, left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
+    def margin(
+        self,
+        prompts: Tensor | npt.ArrayLike | None,
+        left: Tensor | npt.ArrayLike,
+        right: Tensor | npt.ArrayLike,
+        weights: Tensor | npt.ArrayLike,
+    ) -> Tensor:
         """reward(left) - reward(right), shape (B,), of embeddings (B, D) for user weights (B, K)."""
-        self._check_embeddings(prompts, left)
-        self._check_embeddings(prompts, right)
+        (asked, one), (_, other) = self._embeddings(prompts, left), self._embeddings(prompts, right)
+        w = tensor("weights", weights).float()
+        if w.shape != (len(one), self.n_prototypes):
+            raise InputError(f"weights must be ({len(one)}, {self.n_prototypes}), found {tuple(w.shape)}")
         self.eval()
-        reward = self.prototypes.reward
-        return reward(prompts, left, weights) - reward(prompts, right, weights)
+        return self.prototypes.reward(asked, one, w) - self.prototypes.reward(asked, other, w)
 
     def probability(self, margin: Tensor, variance: Tensor | None = None) -> Tensor:
         """P(left preferred), shape (B,), of margins (B,) known up to a variance (B,)."""
@@ -109,8 +116,12 @@ class RewardModel(nn.Module):
         logit = slope * margin + self.config.side_bias
         return torch.sigmoid(logit if variance is None else moderated(logit, slope**2 * variance))
 
-    def _check_embeddings(self, prompts: Tensor | None, responses: Tensor) -> None:
-        config = self.config
+    def _embeddings(
+        self, prompts: Tensor | npt.ArrayLike | None, responses: Tensor | npt.ArrayLike
+    ) -> tuple[Tensor | None, Tensor]:
+        """Embeddings of prompts (B, Dp) and of responses (B, D) as float32; refuses what this model does not take."""
+        config, responses = self.config, tensor("responses", responses).float()
+        prompts = None if prompts is None else tensor("prompts", prompts).float()
         if responses.ndim != 2 or responses.shape[1] != config.response_dim:
             raise InputError(
                 f"embeddings of responses must be (B, {config.response_dim}), found {tuple(responses.shape)}"
@@ -126,6 +137,7 @@ class RewardModel(nn.Module):
         for name, vectors in (("responses", responses), ("prompts", prompts)):
             if vectors is not None and not bool(torch.isfinite(vectors).all()):
                 raise InputError(f"embeddings of {name} must be finite: one holds NaN or infinity")
+        return prompts, responses
 
     # -- data ---------------------------------------------------------------------------------------------------
 
@@ -227,20 +239,22 @@ class RewardModel(nn.Module):
     def user_weights(self, user_id: str | int | None, weights: Any = None) -> tuple[Tensor, float]:
         """Weights (K,) and reliability of one user, or the given weights; the population's for None."""
         if weights is not None:
-            try:
-                given = torch.as_tensor(np.asarray(weights, dtype=np.float32))
-            except (TypeError, ValueError):
-                given = torch.zeros(0)
-            fits = given.shape == (self.n_prototypes,)
-            if not fits or not bool((given >= 0).all()) or not abs(float(given.sum()) - 1) <= 1e-4:
-                raise InputError(
-                    f"weights must be {self.n_prototypes} numbers of at least 0 that sum to 1, found {weights!r}"
-                )
-            return given, 1.0
+            return self.on_simplex("weights", weights), 1.0
         if user_id is None:
             return self.population, 1.0
         row = self.users.row(user_id)
         return self.users.weights[row], float(self.users.reliability[row])
+
+    def on_simplex(self, name: str, given: Any) -> Tensor:
+        """A point (K,) on the simplex, as float32; refuses what is none."""
+        try:
+            point = torch.as_tensor(np.asarray(given, dtype=np.float32))
+        except (TypeError, ValueError):
+            point = torch.zeros(0)
+        fits = point.shape == (self.n_prototypes,)
+        if not fits or not bool((point >= 0).all()) or not abs(float(point.sum()) - 1) <= 1e-4:
+            raise InputError(f"{name} must be {self.n_prototypes} numbers of at least 0 that sum to 1, found {given!r}")
+        return point
 
     def encode(self, texts: list[Any], what: str = "responses", store: bool = False) -> npt.NDArray[np.float32]:
         """Embeddings (n, D) of texts or images, by the encoder the model was trained with; see `reward` for store."""
@@ -321,8 +335,7 @@ class RewardModel(nn.Module):
             if one is None:
                 one = torch.from_numpy(self.encode(contents("prompt", [prompt]), "prompts", store))
             prompts = one.reshape(1, -1).expand(len(given), -1)
-        self._check_embeddings(prompts, given)
-        return prompts, given
+        return self._embeddings(prompts, given)
 
     # -- files --------------------------------------------------------------------------------------------------
 
@@ -359,6 +372,12 @@ class RewardModel(nn.Module):
             raise SavedModelError(f"{folder}: model.safetensors does not fit config.json: {detail}") from None
         model.metrics = metrics
         return model
+
+
+def check_model(model: Any) -> None:
+    """Refuses what is no reward model."""
+    if not isinstance(model, RewardModel):
+        raise InputError(f"model must be a pal.RewardModel, found {model!r:.60}")
 
 
 def margin_moments(

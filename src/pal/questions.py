@@ -143,6 +143,10 @@ class Answers:
         """(n,) how often each answer counts: its weight, or once."""
         return torch.ones_like(self.label) if self.weight is None else self.weight
 
+    def times(self, factor: float) -> "Answers":
+        """The same answers, each counting so many times as much."""
+        return self if factor == 1 else replace(self, weight=factor * self.counting)
+
     def take(self, rows: Tensor) -> "Answers":
         """The answers at these rows (m,)."""
         # twice as fast as an index

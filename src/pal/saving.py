@@ -120,6 +120,8 @@ def read_folder(
             f"{folder / 'config.json'}: format {head.get('format')!r}, this version of pal reads {FORMAT!r}: "
             "fit the model anew, or use the version that wrote it"
         )
+    if odd := sorted(set(head) - {"format", "config", "sha256"}):
+        raise SavedModelError(f"{folder / 'config.json'}: unknown keys {odd}: was it written by this version?")
     hashes = head.get("sha256")
     if not isinstance(hashes, dict):
         raise SavedModelError(f"{folder / 'config.json'}: no table 'sha256' of the files it was written with")

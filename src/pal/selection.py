@@ -253,7 +253,9 @@ def select(
     table = data.comparisons
     fold = _folds(table.user, folds, np.random.default_rng(seed))
     if len(np.unique(fold)) < folds:
-        raise InputError(f"{len(table)} answers are too few for {folds} folds: use fewer folds")
+        raise InputError(
+            f"{len(table):,} answers are too few for {folds} folds: gather more, or use fewer folds (two at least)"
+        )
     repeated = table.user_counts()[table.user] > 1  # of the others nothing personal can be known
     if not repeated.any():
         raise InputError("no user has more than one answer: there is nothing to tell users apart by")

@@ -96,7 +96,7 @@ def train(
     run.train(checkpoint)
     before = start if start is not None and start.n_prototypes == n_prototypes else None
     cpu_tables = tables.to(torch.device("cpu"))
-    done = finish(cpu_tables, shape, *_state(run), before, shards)
+    done = finish(cpu_tables, run.shape, *_state(run), before, shards)
     begun = model = done.model
     known = tables.val_answers.user < len(tables.user_ids)
     if config.refit and shards.count(int(known.any())):

@@ -273,6 +273,21 @@ def test_adapting_is_no_worse_than_the_prior_or_a_corner(variant):
         assert bool((found <= objective(start) * 1.001 + 1e-3).all())
 
 
+def test_embeddings_may_be_arrays(variant):
+    model, parts, _ = variant
+    table = parts.test.comparisons
+    arrays = [parts.test.prompts[table.prompt] if model.config.prompt_dim else None]
+    arrays += [parts.test.responses[side] for side in (table.left, table.right)]
+    prompts, left, right = (None if x is None else torch.from_numpy(x) for x in arrays)
+    weights = model.population.repeat(len(left), 1)
+    assert torch.equal(model.prototype_rewards(*arrays[:2]), model.prototype_rewards(prompts, left))
+    assert torch.equal(model.margin(*arrays, weights.numpy()), model.margin(prompts, left, right, weights))
+    with pytest.raises(pal.InputError, match=rf"^weights must be \({len(left)}, {model.n_prototypes}\), found"):
+        model.margin(*arrays, weights[:, 1:])
+    with pytest.raises(pal.InputError, match=r"^responses must be numbers: a tensor, an array or a list; found"):
+        model.prototype_rewards(arrays[0], ["a text"])
+
+
 def test_linear_variants_adapt_with_a_certificate(variant):
     model, parts, _ = variant
     gap = pal.adapt(model, parts.unseen).gap

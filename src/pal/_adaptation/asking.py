@@ -1,5 +1,6 @@
 """One person, answer by answer: their posterior, their weights, and the question that would tell most about them."""
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from pal._checks import number, whole
 from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
 from pal.losses import get_loss
-from pal.model import RewardModel
+from pal.model import RewardModel, check_model
 from pal.users import Population
 
 __all__ = ["Person", "next_comparison"]
@@ -38,6 +39,7 @@ class Person:
     """
 
     def __init__(self, model: RewardModel, answered: EmbeddedComparisons | None = None) -> None:
+        check_model(model)
         if not model.prototypes.linear:
             raise InputError("margins of this model are not linear in the weights: questions cannot be chosen for it")
         self.model, K = model, model.n_prototypes
@@ -85,6 +87,7 @@ class Person:
         y = torch.from_numpy(np.array(label, dtype=np.float32))
         c = torch.ones(len(y)) if weight is None else torch.from_numpy(np.array(weight, dtype=np.float32))
         config = self.model.config
+        c = c / config.noise
         z = config.slope * (margins @ self.atoms.T) + config.side_bias
         self.log_mass = torch.log_softmax(self.log_mass + c @ (z * y[:, None] - F.softplus(z)), dim=0)
         biased = (margins.double() + config.side_bias / config.slope).numpy()
@@ -144,7 +147,10 @@ def next_comparison(
     Raises:
         InputError: no candidates, more rows wanted than are left to ask, or a cost that is not positive.
     """
+    check_model(model)
     check_embedded(candidates)
+    if user is not None and (isinstance(user, bool) or not isinstance(user, str | Integral | Person)):
+        raise InputError(f"user must be the id of a user, a pal.Person or None, found {user!r:.60}")
     size, wanted = len(candidates), 1 if n is None else whole("n", n)
     number("tie", tie, least=0, below=0.5)
     whole("seed", seed, least=0)
@@ -222,7 +228,8 @@ def question_margins(model: RewardModel, data: EmbeddedComparisons) -> Tensor:
 def _belief(model: RewardModel, user: "str | int | Person | None", seed: int) -> Population:
     if isinstance(user, Person):
         return user.posterior
-    row = -1 if user is None else int(model.users.rows(pl.Series([user]))[0])
+    name = int(user) if isinstance(user, Integral) else user
+    row = -1 if name is None else int(model.users.rows(pl.Series([name]))[0])
     if row < 0:
         return model.prior
     concentration = float(model.users.concentration[row])

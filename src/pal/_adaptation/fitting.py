@@ -1,5 +1,7 @@
 """Weights of users for the terms of a frozen model, by the solver that its variant allows."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -40,7 +42,7 @@ def fit_weights(
     if terms.margins is None:
         return descend(model, terms, answers, n_users, prior.strength, prior.centre, reliability)
     margins = _margins(model, terms, answers, reliability)
-    return solve_weights(
+    solved = solve_weights(
         margins,
         answers.label,
         answers.user,
@@ -51,6 +53,7 @@ def fit_weights(
         answers.weight,
         precision=prior.precision,
     )
+    return replace(solved, weights=solved.weights.float())
 
 
 def uncertainty(

@@ -13,15 +13,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pal._checks import number
+from pal._checks import number, tensor
 from pal.errors import InputError
 from pal.losses import Loss
 
-__all__ = ["Array", "Problem", "derivatives", "problems", "pull_back", "times"]
+__all__ = ["Array", "Numbers", "Problem", "derivatives", "problems", "pull_back", "times"]
 
 _CELLS = 500_000  # users x answers x K at a time: stays near the caches, and any number of users fits
 
 Array = npt.NDArray[Any]  # of float32 or float64
+Numbers = Tensor | npt.ArrayLike
 
 
 @dataclass(frozen=True)
@@ -97,25 +98,27 @@ def pull_back(m: Array, slope: Array) -> Array:
 
 def problems(
     margins: Tensor,
-    label: Tensor,
-    user: Tensor,
+    label: Numbers,
+    user: Numbers,
     n_users: int,
-    prior: Tensor | None,
-    strength: float | Tensor,
-    weight: Tensor | None,
+    prior: Numbers | None,
+    strength: float | Numbers,
+    weight: Numbers | None,
     precision: Tensor | None,
 ) -> Iterator[tuple[Array, Problem]]:
     """Users (U,) with about as many answers each, in blocks of bounded size, and their problems.
 
     Arguments are those of `pal.adaptation.solve_weights`; what does not fit is refused before the first block.
     """
+    label, user = tensor("label", label), tensor("user", user)
+    weight = None if weight is None else tensor("weight", weight)
     _check(margins, label, user, n_users, weight)
     K = margins.shape[1]
     pi, hold = _held(n_users, K, prior, strength, precision)
     margins, label = (
         x if x.dtype == torch.float64 else x.float() for x in (margins.detach().cpu(), label.detach().cpu())
     )
-    user, weight = user.cpu(), None if weight is None else weight.detach().cpu().float()
+    user, weight = user.cpu().long(), None if weight is None else weight.detach().cpu().float()
     held = None if precision is None else precision.detach().cpu().double().numpy()
     ascending = len(user) < 2 or bool((user[1:] >= user[:-1]).all())
     order = None if ascending else torch.argsort(user, stable=True)
@@ -159,6 +162,8 @@ def _check(margins: Tensor, label: Tensor, user: Tensor, n_users: int, weight: T
     if margins.ndim != 2 or not margins.shape[1] or set(shapes[1:]) != {shapes[0][:1]}:
         raise InputError(f"margins must be (B, K), label, user and weight (B,): found {', '.join(map(str, shapes))}")
     n = len(margins)
+    if n and (user.is_floating_point() or user.dtype == torch.bool):
+        raise InputError(f"user must be whole numbers, found {user.dtype}")
     if n and (int(user.min()) < 0 or int(user.max()) >= n_users):
         raise InputError(f"user must lie in [0, {n_users}), found {int(user.min())} to {int(user.max())}")
     if n and not all(bool(torch.isfinite(x)) for x in torch.aminmax(margins)):
@@ -170,19 +175,21 @@ def _check(margins: Tensor, label: Tensor, user: Tensor, n_users: int, weight: T
 
 
 def _held(
-    n_users: int, K: int, prior: Tensor | None, strength: float | Tensor, precision: Tensor | None
+    n_users: int, K: int, prior: Numbers | None, strength: float | Numbers, precision: Tensor | None
 ) -> tuple[Array, Array]:
     """The prior (K, 1 or U), positive, and its strength (1, 1 or U), float64; refuses what does not fit."""
-    if not isinstance(strength, Tensor):
+    if isinstance(strength, int | float):
         hold = np.array([[number("strength", strength)]])
     else:
+        strength = tensor("strength", strength)
         hold = strength.detach().cpu().double().numpy().reshape(1, -1)
-        if strength.shape != (n_users,) or not (np.isfinite(hold) & (hold > 0)).all():
+        if tuple(strength.shape) not in {(), (n_users,)} or not (np.isfinite(hold) & (hold > 0)).all():
             raise InputError(f"strength must be positive, one number or ({n_users},), found {tuple(strength.shape)}")
     if precision is not None:
         _check_precision(precision, K)
     if prior is None:
         return np.full((K, 1), 1 / K), hold
+    prior = tensor("prior", prior)
     if tuple(prior.shape) not in {(K,), (1, K), (n_users, K)}:
         raise InputError(f"prior must be ({K},) or ({n_users}, {K}), found {tuple(prior.shape)}")
     pi = np.atleast_2d(prior.detach().cpu().double().numpy()).T

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pal._adaptation.problems import Array, Problem, derivatives, problems, pull_back, times
+from pal._adaptation.problems import Array, Numbers, Problem, derivatives, problems, pull_back, times
+from pal._checks import tensor, whole
 from pal._threads import at_most
 from pal.errors import InputError
 from pal.losses import Loss, get_loss, smoothed_hinge
@@ -30,7 +31,7 @@ class Solution:
     """Weights of U users with a certificate.
 
     Attributes:
-        weights: (U, K) float32, each row on the simplex.
+        weights: (U, K), each row on the simplex; float64 where the margins are, else float32.
         gap: (U,) float64: J(w) is at most this far above its minimum; NaN or inf where there is no certificate.
     """
 
@@ -41,14 +42,14 @@ class Solution:
 @at_most(1)  # operations are short
 @np.errstate(all="ignore")  # steps that overflow are not taken
 def solve_weights(
-    margins: Tensor,
-    label: Tensor,
-    user: Tensor,
+    margins: Numbers,
+    label: Numbers,
+    user: Numbers,
     n_users: int,
-    prior: Tensor | None = None,
-    strength: float | Tensor = 1.0,
+    prior: Numbers | None = None,
+    strength: float | Numbers = 1.0,
     loss: str = "logistic",
-    weight: Tensor | None = None,
+    weight: Numbers | None = None,
     start: Tensor | None = None,
     precision: Tensor | None = None,
 ) -> Solution:
@@ -73,11 +74,13 @@ def solve_weights(
     Raises:
         InputError: shapes or values that do not fit.
     """
+    n_users, margins = whole("n_users", n_users, least=0), tensor("margins", margins)
     blocks = problems(margins, label, user, n_users, prior, strength, weight, precision)
     K = margins.shape[1]
     if start is not None and start.shape != (n_users, K):
         raise InputError(f"start must be ({n_users}, {K}), found {tuple(start.shape)}")
-    weights, gap = np.empty((n_users, K), np.float32), np.zeros(n_users)
+    weights = np.empty((n_users, K), np.float64 if margins.dtype == torch.float64 else np.float32)
+    gap = np.zeros(n_users)
     kind = get_loss(loss)
     solve = _hinge if kind.name == "hinge" else _certified
     for users, p in blocks:
@@ -85,7 +88,10 @@ def solve_weights(
         if p.y.size:
             if start is not None:
                 w = _better(p, kind, w, start[users].detach().cpu().double().numpy().T.clip(1e-9))
-            w, gap[users] = solve(p, kind, w)
+            w, found, value = solve(p, kind, w)
+            if weights.dtype == np.float32:  # the certificate is of what is given
+                found = found + (_objective(p, kind, w.astype(np.float32)) - value).clip(0)
+            gap[users] = found.clip(0)
         weights[users] = w.T
     return Solution(torch.from_numpy(weights), torch.from_numpy(gap))
 
@@ -176,14 +182,20 @@ def _solve(hessian: Array, rhs: Array) -> Array:
     return result
 
 
+def _objective(problem: Problem, loss: Loss, w: Array) -> Array:
+    """J (U,) of weights (K, U), in float64."""
+    exact, w = problem.to(np.float64), w.astype(np.float64).clip(1e-45)
+    return exact.objective(times(exact.m, w), w, loss)
+
+
 def _better(problem: Problem, loss: Loss, prior: Array, start: Array) -> Array:
     """Of two points (K, U) a user the one with the lower J."""
-    exact, start = problem.to(np.float64), start / start.sum(0)
-    value, other = (exact.objective(times(exact.m, w), w, loss) for w in (start, prior))
+    start = start / start.sum(0)
+    value, other = (_objective(problem, loss, w) for w in (start, prior))
     return np.where(value < other, start, prior)
 
 
-def _certified(problem: Problem, loss: Loss, start: Array) -> tuple[Array, Array]:
+def _certified(problem: Problem, loss: Loss, start: Array) -> tuple[Array, Array, Array]:
     """float32 finds the weights (K, U), float64 certifies them, and goes on where they are not good enough."""
     w = start
     small = max(-problem.m.min(), problem.m.max()) < _LARGE and problem.strength.max() < 1e4
@@ -195,21 +207,21 @@ def _certified(problem: Problem, loss: Loss, start: Array) -> tuple[Array, Array
     w, gap, value = _newton(exact, loss, w, 0.5 * TOLERANCE, 40)
     hard = (~(gap <= TOLERANCE * value.clip(1.0))).nonzero()[0]
     if len(hard):
-        solved, solved_gap = _soften(exact.take(hard), loss)
+        solved, solved_gap, solved_value = _soften(exact.take(hard), loss)
         better = solved_gap < gap[hard]
-        w[:, hard[better]], gap[hard[better]] = solved[:, better], solved_gap[better]
-    return w, gap
+        taken = hard[better]
+        w[:, taken], gap[taken], value[taken] = solved[:, better], solved_gap[better], solved_value[better]
+    return w, gap, value
 
 
-def _soften(p: Problem, loss: Loss) -> tuple[Array, Array]:
+def _soften(p: Problem, loss: Loss) -> tuple[Array, Array, Array]:
     """Through ever sharper losses loss(t m) / t, t up to 1: huge margins make a loss all corners and no curvature."""
     w = p.centre()
     t = min(1.0, 1 / max(1.0, float(abs(p.m).max())))
     while t < 1:
         w, _, _ = _newton(replace(p, m=p.m * t, c=p.c / t), loss, w, 0.1 * TOLERANCE, 60)
         t *= 3
-    w, gap, _ = _newton(p, loss, w, 0.5 * TOLERANCE, 200)
-    return w, gap
+    return _newton(p, loss, w, 0.5 * TOLERANCE, 200)
 
 
 def _newton(
@@ -302,10 +314,10 @@ def _shortened(
     return step, new
 
 
-def _hinge(problem: Problem, loss: Loss, start: Array) -> tuple[Array, Array]:
+def _hinge(problem: Problem, loss: Loss, start: Array) -> tuple[Array, Array, Array]:
     """The hinge through ever sharper roundings of its corner, until its dual gap is small enough."""
     p, current = problem.to(np.float64), start
-    w, gap = current.copy(), np.full(current.shape[1], np.inf)
+    w, gap, reached = current.copy(), *np.full((2, current.shape[1]), np.inf)
     active = np.arange(len(gap))
     width = 1.0
     for _ in range(24):
@@ -315,13 +327,14 @@ def _hinge(problem: Problem, loss: Loss, start: Array) -> tuple[Array, Array]:
         value = p.objective(z, current, loss)
         g = value - _dual(p, smooth, z, current)
         better = g < gap[active]
-        w[:, active[better]], gap[active[better]] = current[:, better], g[better]
+        taken = active[better]
+        w[:, taken], gap[taken], reached[taken] = current[:, better], g[better], value[better]
         left = (gap[active] > TOLERANCE * value.clip(1.0)).nonzero()[0]
         if not len(left):
             break
         p, current, active = p.take(left), current[:, left], active[left]
         width /= 4
-    return w, gap
+    return w, gap, reached
 
 
 def _dual(p: Problem, smooth: Loss, z: Array, w: Array) -> Array:

@@ -103,6 +103,8 @@ class Source:
     @classmethod
     def for_model(cls, model: RewardModel, data: Path, embeddings: Path | None, images: bool) -> "Source":
         """The data as the model takes them."""
+        if model.config.encoder is None and embeddings is None:
+            raise InputError("this model was trained on own vectors: pass those of the data with --embeddings")
         mode = "separate" if model.config.prompt in ("separate", "concatenate") else model.config.prompt
         encoder = model.config.encoder if embeddings is None else None
         return cls(data, encoder, embeddings, images, prompt_mode=mode)
@@ -162,7 +164,9 @@ def numbers_of(text: str) -> list[int]:
     return numbers
 
 
-def user_id_of(model: RewardModel, text: str) -> str | int:
+def user_id_of(
+    model: RewardModel, text: str, remedy: str = "'pal adapt' with their answers makes them known"
+) -> str | int:
     """The id as the model's table has it: ids there are all strings or all integers."""
     user: str | int = text
     if model.user_ids.dtype.is_integer():
@@ -173,6 +177,5 @@ def user_id_of(model: RewardModel, text: str) -> str | int:
     try:
         model.users.row(user)
     except UnknownUserError:
-        said = f"the model does not know user {text!r}; 'pal adapt' with their answers makes them known"
-        raise UnknownUserError(said) from None
+        raise UnknownUserError(f"the model does not know user {text!r}; {remedy}") from None
     return user

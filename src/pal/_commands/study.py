@@ -28,6 +28,7 @@ from pal._printing import (
     print_json,
     say,
 )
+from pal.errors import InputError
 from pal.training import TrainConfig
 
 __all__ = ["compare", "reproduce", "select", "simulate"]
@@ -122,6 +123,8 @@ def simulate(
 
     Example: pal simulate -o town --users 100 --prototypes 3
     """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file: choose a folder")
     population = simulation.population(model, users, prototypes, dim, per_user, kind, seed, noise=noise)
     files = simulation.write(population, out)
     if as_json:

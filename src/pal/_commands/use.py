@@ -121,7 +121,7 @@ def adapt(
         model, added = model.with_users(users), len(users)
         replaced = added - (len(model.users) - before)
     if remove:
-        model = model.without_users([user_id_of(model, name) for name in remove])
+        model = model.without_users([user_id_of(model, name, "nobody was taken out") for name in remove])
     model.save_pretrained(target)
     if as_json:
         counts = {"added": added, "replaced": replaced, "removed": len(remove or []), "n_users": len(model.users)}
@@ -152,6 +152,11 @@ def rank(
     Example: pal rank model --user u17 --prompt "What shall we cook?" "A soup." "A cake."
     """
     model = RewardModel.from_pretrained(model_dir)
+    if model.config.encoder is None:
+        raise InputError(
+            f"{model_dir} was trained on own vectors, and cannot embed texts: 'pal score' takes a table of ids with "
+            "--embeddings"
+        )
     who = None if user is None else user_id_of(model, user)
     rewards = model.reward(who, prompt=prompt, responses=responses, store=True)
     order = sorted(range(len(responses)), key=lambda i: -float(rewards[i]))

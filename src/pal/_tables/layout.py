@@ -137,6 +137,11 @@ def _responses(source: Source, columns: Sequence[str]) -> tuple[str, str]:
     if len(pairs) > 1:
         one, other = (f"'{a}', '{b}'" for a, b in pairs)
         raise InputError(f"{source.name} has both {one} and {other}: keep one of the two pairs of columns")
+    # half a pair beside a whole one: which of them was meant cannot be known
+    stray = [name for pair in _PAIRS for name in pair if name in columns and not name.endswith("_id")]
+    if pairs and not pairs[0][0].endswith("_id") and (odd := [name for name in stray if name not in pairs[0]]):
+        one, other = pairs[0]
+        raise InputError(f"{source.name} has '{one}', '{other}' and '{odd[0]}': drop '{odd[0]}', or rename it")
     if pairs:
         return pairs[0]
     halves = [b if a in columns else a for a, b in _PAIRS if a in columns or b in columns]

@@ -103,6 +103,8 @@ class _Finish:
         start: RewardModel | None,
         shards: Alone,
     ) -> None:
+        told = 1 / shape.noise
+        tables = replace(tables, answers=tables.answers.times(told), val_answers=tables.val_answers.times(told))
         self.tables, self.prototypes, self.trained, self.bias = tables, prototypes, trained, bias
         self.shards, self.start, self.known = shards, start, None
         here, self.mean = shards.count(len(trained)), shards.mean(trained.weights)

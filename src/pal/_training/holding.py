@@ -23,8 +23,8 @@ __all__ = ["FEW_STRENGTHS", "Held", "Holding", "Known"]
 
 # The mean of the population is best where people are a continuum, as the centre of a normal prior with their covariance
 # (a strength is then a factor on its precision); the posterior under it where they are of a few kinds or say little.
-FEW_STRENGTHS = {"posterior": (10.0, 30.0, 100.0, 300.0, 1000.0), "normal": (2.0, 1.0, 0.5, 0.25, 0.12, 0.06)}
-STRENGTHS = {"mean": (0.3, 1.0, 3.0, 10.0, 30.0, 100.0), **FEW_STRENGTHS}
+FEW_STRENGTHS = {"posterior": (10.0, 30.0, 100.0, 300.0, 1000.0), "normal": (2.0, 1.0, 0.5, 0.25, 0.12)}
+STRENGTHS = {"mean": (3.0, 10.0, 30.0, 100.0), **FEW_STRENGTHS}
 ROUNDING = 1e-6  # nats an answer
 SHOTS = (2, 8, 32)  # at which seen people play new ones
 FOLDS = 5  # of whom those who play are not in the population that they play in

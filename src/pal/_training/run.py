@@ -86,6 +86,7 @@ class Run:
         prototypes: the shared part.
         table: (N, K + 1) a row a user: K logits of the weights, then the log of the reliability.
         bias: of the left side.
+        shape: what the model is, with the noise of its answers.
         state: where the run stands.
     """
 
@@ -97,12 +98,13 @@ class Run:
         start: RewardModel | None,
         shards: Alone | None = None,
     ) -> None:
-        self.shape, self.config, self.shards = shape, config, shards or Alone()
+        self.config, self.shards = config, shards or Alone()
+        noise = self._noise_of(tables.answers) if start is None else start.config.noise
+        self.shape = shape = replace(shape, noise=noise)
         self.learns_users = shape.n_prototypes > 1 or config.reliability
         self.prototypes, logits = self.shards.begin(tables, shape, start, torch.Generator().manual_seed(config.seed))
         self.every, self.counts = tables, tables.counts
-        self.noise_of_answers = self._noise_of(tables.answers)
-        self.strength = config.strength * self.noise_of_answers  # in answers of yes or no
+        self.strength = config.strength * noise  # in answers of yes or no
         # without a user in it, a question's answers are as good as their mean
         tables = tables if self.learns_users else self.shards.pooled(tables)
         self.device = device = tables.answers.user.device
@@ -296,7 +298,7 @@ class Run:
         params = rows_at(self.table, touched).requires_grad_(self.learns_users)
         # how sure the weights are: the concentration of a Dirichlet distribution around them
         counts = self.counts.index_select(0, touched)
-        sure = self.strength + counts / (TOLD * self.noise_of_answers)
+        sure = self.strength + counts / (TOLD * self.shape.noise)
         self.prototypes.train()
         questions = tables.questions
         asked, question = compact(answers.question, len(questions))
