@@ -41,10 +41,23 @@ def test_a_left_bias_is_learned():
     biased = replace(data, comparisons=replace(data.comparisons, label=label))
     parts = parts_of(biased)
     config = TrainConfig(n_prototypes=1, **{**QUICK, "max_steps": 400})
-    with_bias = pal.fit(parts.train, parts.validation, replace(config, side_bias=True)).model
-    without = pal.fit(parts.train, parts.validation, config).model
+    with_bias = pal.fit(parts.train, parts.validation, config).model
+    without = pal.fit(parts.train, parts.validation, replace(config, side_bias=False)).model
     assert with_bias.config.side_bias > 0.3
+    assert without.config.side_bias == 0
     assert pal.evaluate(with_bias, parts.test).log_loss < pal.evaluate(without, parts.test).log_loss - 0.02
+
+
+@pytest.mark.parametrize("sided", [True, False])
+def test_a_bias_is_learned_where_answers_show_it_alone(sided):
+    data = pal.simulation.population("a", n_users=40, n_prototypes=2, dim=6, per_user=50, noise=0.5).data
+    table = data.comparisons if sided else data.comparisons.swapped(data.comparisons.label < 0.5)
+    parts = parts_of(replace(data, comparisons=replace(table, sided=sided)))  # chosen and rejected: all prefer the left
+    config = TrainConfig(n_prototypes=2, map="linear", max_steps=200)
+    assert pal.fit(parts.train, parts.validation, config).model.config.side_bias == 0
+    assert (
+        pal.fit(parts.train, parts.validation, replace(config, side_bias=True)).model.config.side_bias != 0 or not sided
+    )
 
 
 def test_the_bias_keeps_its_share_of_the_margins_when_they_get_back_their_size():

@@ -76,7 +76,13 @@ def told(losses):
         made = SimpleNamespace(config=config, n_prototypes=k, users=SimpleNamespace(weights=torch.eye(k)))
         shown = pl.DataFrame({"step": [0]})
         return SimpleNamespace(
-            model=made, begun=made, validation_loss=lost, shared_loss=lost, metrics=metrics, history=shown
+            model=made,
+            begun=made,
+            validation_loss=lost,
+            shared_loss=lost,
+            leaning=0.0,
+            metrics=metrics,
+            history=shown,
         )
 
     return stage, asked

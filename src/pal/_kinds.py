@@ -17,6 +17,7 @@ __all__ = ["Kind", "Stage", "best_kind", "gain_over", "loss_of", "name_of"]
 _FEW = 5000  # training answers
 _PROBE = 3  # prototypes with which kinds of models are compared, beside one
 _CLEAR = 2.0  # standard errors
+_LEANS = 3.0  # the same
 
 
 class Stage(Protocol):
@@ -60,6 +61,17 @@ class Kind:
         if config.map == "linear" or config.init == "random":
             return self.pooled
         return _better(self.pooled, self.stage(replace(config, map="linear"), 1, None, f"{self.name}-linear"))
+
+    @property
+    def leans(self) -> bool:
+        """Whether people favour a side, whatever is on it, by more than chance would have it."""
+        asked = self.config.side_bias is not None or self.config.init == "random"  # as in the paper
+        return not asked and abs(self.pooled.leaning) > _LEANS
+
+    def sided(self) -> "Kind":
+        """The same, with a side bias."""
+        config = replace(self.config, side_bias=True)
+        return Kind(self.stage, config, self.user, self.n_train, f"{self.name}-sided")
 
     def of(self, k: int) -> TrainResult:
         """With k > 1 prototypes."""

@@ -140,6 +140,7 @@ def explore(
         tried = choice[:1] if config.init == "random" else choice
         models = [Kind(stage, each, user, n_train, name_of(each) if i else "") for i, each in enumerate(tried)]
         kind = best_kind(models, [k for k in wanted if k > 1])
+        kind = kind.sided() if kind.leans else kind
         results, failures = {1: kind.one}, 0
         for k in wanted:
             if k == 1:

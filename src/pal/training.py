@@ -49,6 +49,8 @@ class TrainResult:
         validation_loss: (n_validation,) log-loss of each validation answer, before any of them was learned from; times
             its weight over the mean weight.
         shared_loss: (n_validation,) the same with everybody's mean weights.
+        leaning: in standard errors over people, how much more often training answers are "left" than one reward for all
+            says, which was trained for no side bias; 0 of several prototypes, or where left and right are no sides.
     """
 
     model: RewardModel
@@ -57,6 +59,7 @@ class TrainResult:
     metrics: dict[str, Any]
     validation_loss: Tensor
     shared_loss: Tensor
+    leaning: float
 
 
 def train(
@@ -113,7 +116,9 @@ def train(
         "seconds": state.seconds,
         "comparisons_per_second": state.step * run.batch / max(state.seconds, 1e-9),
     }
-    return TrainResult(model, begun, pl.DataFrame(state.history), {**done.metrics, **speed}, losses, shared)
+    return TrainResult(
+        model, begun, pl.DataFrame(state.history), {**done.metrics, **speed}, losses, shared, done.leaning
+    )
 
 
 def _state(run: Run) -> tuple[Prototypes, UserWeights, float]:

@@ -46,7 +46,7 @@ class TrainConfig:
             matter of `pal.embed`.)
         loss: "logistic", "hinge", "smooth_hinge", "exponential".
         partition: each person is one prototype.
-        side_bias: learn how much people favour the left side.
+        side_bias: learn how much people favour the left side; None: where validation answers show that they do.
         reliability: learn how noisy each person's answers are.
         balance_users: each person counts once, whatever their number of answers.
         strength: of the prior on user weights in training, in answers; the final one is chosen on validation.
@@ -85,7 +85,7 @@ class TrainConfig:
     prompt: str | None = None
     loss: str = "logistic"
     partition: bool = False
-    side_bias: bool = False
+    side_bias: bool | None = None
     reliability: bool = False
     balance_users: bool = False
     strength: float = 7.0
@@ -117,6 +117,8 @@ class TrainConfig:
         for field in fields(self):
             if field.type is bool:
                 flag(field.name, getattr(self, field.name))
+        if self.side_bias is not None:
+            flag("side_bias", self.side_bias)
         # numbers of numpy become plain ones, which JSON can hold
         plain: dict[str, Any] = {"n_prototypes": _n_prototypes(self.n_prototypes)}
         for name in ("lr", "prototype_lr", "user_lr", "strength"):
@@ -178,7 +180,7 @@ def continued(config: TrainConfig | None, start: RewardModel | None) -> TrainCon
             raise InputError(f"the model to start from has {name}={there!r}, but {name}={asked!r} is asked for")
         kept[name] = there
     # what it learned beside the weights goes on being learned
-    kept["side_bias"] = config.side_bias or start.config.side_bias != 0
+    kept["side_bias"] = bool(config.side_bias) or start.config.side_bias != 0
     kept["reliability"] = config.reliability or bool((start.users.reliability != 1).any())
     return replace(config, **kept)
 

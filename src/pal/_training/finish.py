@@ -33,6 +33,8 @@ class Finished:
         model: the model.
         validation_loss: (n,) log-loss on each validation answer, times its weight over the mean weight.
         shared_loss: (n,) the same with everybody's mean weights.
+        leaning: in standard errors over people, how much more often training answers are "left" than the model says; of
+            one prototype, and 0 where left and right are no sides.
         metrics: plain numbers.
         size: of the margins that the model was calibrated with: their root mean square; 0 where not linear in w.
     """
@@ -40,6 +42,7 @@ class Finished:
     model: RewardModel
     validation_loss: Tensor
     shared_loss: Tensor
+    leaning: float
     metrics: dict[str, Any]
     size: float
 
@@ -158,7 +161,8 @@ class _Finish:
         }
         self._change(strength=few_strength)
         self._hold_new(new)
-        return Finished(self.model.with_users(people), losses, shared_loss, metrics, self._size(people.weights))
+        model, size = self.model.with_users(people), self._size(people.weights)
+        return Finished(model, losses, shared_loss, self._leaning(), metrics, size)
 
     def refit(self, done: Finished) -> RewardModel:
         self._temper(done)
@@ -234,6 +238,16 @@ class _Finish:
         self.bias *= factor
         self.terms, self.val_terms = self.terms.times(factor), self.val_terms.times(factor)
         self._change(side_bias=self.model.config.slope * self.bias)
+
+    def _leaning(self) -> float:
+        """See `Finished`."""
+        if self.model.n_prototypes > 1 or self.terms.margins is None or not self.tables.sided:
+            return 0.0
+        answers = self.tables.answers
+        p = self.model.probability(self.terms.margins[answers.question, 0])
+        own = torch.bincount(answers.user, answers.counting * (answers.label - p), len(self.trained)).double()
+        total, square = self.shards.total(torch.stack([own.sum(), own.square().sum()]))
+        return float(total / square.sqrt().clamp(min=1e-30))
 
     def _size(self, weights: Tensor) -> float:
         """Root mean square of everybody's margins, the bias in them, each question as often as it was asked.
