@@ -37,11 +37,15 @@ def test_answers_that_tell_more_count_more(town):
     """A model whose training labels were soft takes an answer for as many of yes and no as tell as much."""
     model, parts = town
     few = answers_of(parts, 1).take(np.arange(2))
+    few = replace(few, comparisons=replace(few.comparisons, label=np.array([0.6, 0.3], np.float32)))
     thrice = replace(few, comparisons=replace(few.comparisons, weight=np.full(2, 3.0, np.float32)))
     sharp = RewardModel(replace(model.config, noise=1 / 3), model.prototypes, model.users, model.prior)
     for known in (lambda it, answers: pal.adapt(it, answers).weights[0], lambda *it: Person(*it).weights):
         torch.testing.assert_close(known(sharp, few), known(model, thrice), rtol=0, atol=1e-5)
         assert not torch.allclose(known(sharp, few), known(model, few), rtol=0, atol=5e-5)
+    hard = replace(few, comparisons=replace(few.comparisons, label=np.array([1.0, 0.0], np.float32)))
+    for known in (lambda it: pal.adapt(it, hard).weights, lambda it: Person(it, hard).weights):
+        assert torch.equal(known(sharp), known(model))  # who says yes or no tells no more than that
     asked = {"strength": 2.0, "prior": model.population}  # the objective that was asked for
     assert torch.equal(pal.adapt(sharp, few, **asked).weights, pal.adapt(model, few, **asked).weights)
 

@@ -53,7 +53,8 @@ def test_a_side_bias_goes_on_being_learned(population):
     early = data.take(data.comparisons.user < 40).split(unseen_users=0.0, test=0.2, validation=0.1)
     first = pal.fit(early.train, early.validation, TrainConfig(n_prototypes=2, side_bias=True, **QUICK)).model
     assert first.config.side_bias > 0.3
-    second = pal.fit(data.take(data.comparisons.user >= 40), None, TrainConfig(**QUICK), start=first).model
+    late = data.take(data.comparisons.user >= 40)
+    second = pal.fit(late, None, TrainConfig(**QUICK), start=first).model
     assert second.config.side_bias > 0.3
     assert loss(second, early.test) < loss(first, early.test) + 0.01
 

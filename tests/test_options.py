@@ -48,6 +48,25 @@ def test_a_left_bias_is_learned():
     assert pal.evaluate(with_bias, parts.test).log_loss < pal.evaluate(without, parts.test).log_loss - 0.02
 
 
+def test_what_is_better_on_one_side_is_no_bias():
+    """The left responses are by a better writer: a larger difference than the map can tell, of every pair."""
+    random = np.random.default_rng(0)
+    left, right = random.standard_normal((2, 300, 6)) / 4
+    left[:, 0] += 1.0
+    user, pair = np.repeat(np.arange(200), 12), random.integers(0, 300, 2400)
+    margin = 2 * ((left - right)[pair, 0] ** 3 + (left - right)[pair, 1])
+    table = pal.Comparisons.from_columns(
+        user_id=[f"u{i}" for i in user],
+        left_id=[f"l{i}" for i in pair],
+        right_id=[f"r{i}" for i in pair],
+        label=(random.random(2400) < 1 / (1 + np.exp(-margin))).astype(float),
+    )
+    ids = [f"{side}{i}" for side in "lr" for i in range(300)]
+    data = pal.embed(table, embeddings=(ids, np.concatenate([left, right]).astype(np.float32)))
+    parts = parts_of(data, unseen_users=0.0)
+    assert pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=1)).model.config.side_bias == 0
+
+
 @pytest.mark.parametrize("sided", [True, False])
 def test_a_bias_is_learned_where_answers_show_it_alone(sided):
     data = pal.simulation.population("a", n_users=40, n_prototypes=2, dim=6, per_user=50, noise=0.5).data

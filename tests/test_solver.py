@@ -98,6 +98,12 @@ def test_arrays_and_lists_are_solved_as_tensors_are(kind):
     found = solve_weights(*(kind(x) if isinstance(x, np.ndarray) else x for x in given), weight=kind(np.ones(30)))
     assert torch.equal(found.weights, plain.weights)
     assert torch.equal(solve_weights(m, y, u, 4, strength=torch.tensor(2.0)).weights, plain.weights)
+    assert torch.equal(solve_weights(m, y, u.astype(np.uint32), 4, strength=2.0).weights, plain.weights)
+    around = {"precision": np.eye(3), "start": np.full((4, 3), 1 / 3)}
+    given = {name: torch.tensor(x) for name, x in around.items()}
+    assert torch.equal(solve_weights(m, y, u, 4, **around).weights, solve_weights(m, y, u, 4, **given).weights)
+    with pytest.raises(pal.InputError, match="margins must be numbers"):
+        solve_weights(m + 1j, y, u, 4)
 
 
 def test_people_who_differ_in_one_direction_are_told_from_few_answers_by_a_normal_prior():

@@ -61,9 +61,12 @@ def tensor(name: str, given: Any) -> "Tensor":
     """The numbers of a tensor, an array or a list as a tensor; refuses what holds anything else."""
     import torch  # here: tables of comparisons need none of it
 
-    if isinstance(given, torch.Tensor):
-        return given
     try:
-        return torch.from_numpy(np.array(given))
+        x = given if isinstance(given, torch.Tensor) else torch.from_numpy(np.array(given))
+        if x.dtype in (torch.uint16, torch.uint32, torch.uint64):  # which torch can hardly use
+            return x.long()
+        if x.is_complex():
+            raise TypeError
+        return x
     except (TypeError, ValueError):
         raise InputError(f"{name} must be numbers: a tensor, an array or a list; found {given!r:.60}") from None

@@ -86,7 +86,7 @@ def adapt(
     weight = None if table.weight is None else torch.from_numpy(table.weight.copy())
     answers = Answers(torch.from_numpy(user.astype(np.int64)), question, torch.from_numpy(table.label.copy()), weight)
     if as_trained:
-        answers = answers.times(1 / model.config.noise)
+        answers = answers.telling(model.config.noise, n)
     if as_trained and model.precision is not None:
         held = Prior.at(model.population, n, BARRIER, model.precision)
     elif prior is None:

@@ -143,9 +143,22 @@ class Answers:
         """(n,) how often each answer counts: its weight, or once."""
         return torch.ones_like(self.label) if self.weight is None else self.weight
 
-    def times(self, factor: float) -> "Answers":
-        """The same answers, each counting so many times as much."""
-        return self if factor == 1 else replace(self, weight=factor * self.counting)
+    def telling(self, noise: float, n_users: int) -> "Answers":
+        """The same answers, each counting as often as it takes draws of yes or no to tell as much of a person.
+
+        Args:
+            noise: of the answers that a model was trained on (`ModelConfig.noise`); of a person whose own labels are
+                less soft, that of theirs.
+            n_users: answers are of users in [0, n_users).
+        """
+        if noise == 1:
+            return self
+        soft, count = (
+            torch.bincount(self.user, weight, minlength=n_users)
+            for weight in (self.counting * self.label * (1 - self.label), self.counting)
+        )
+        own = (1 - 4 * soft / count.clamp(min=1e-30)).clamp(min=noise).to(self.label)
+        return replace(self, weight=self.counting / own[self.user])
 
     def take(self, rows: Tensor) -> "Answers":
         """The answers at these rows (m,)."""

@@ -44,6 +44,7 @@ class Person:
             raise InputError("margins of this model are not linear in the weights: questions cannot be chosen for it")
         self.model, K = model, model.n_prototypes
         self.atoms, self.log_mass = model.prior.atoms, model.prior.mass.log()
+        self._told = torch.zeros(len(self.atoms))  # log-likelihood of the answers under each atom
         self.weights = model.population  # (K,)
         self._margins, self._labels, self._counts = np.zeros((0, K)), np.zeros(0), np.zeros(0)
         self._asked: set[Question] = set()
@@ -87,13 +88,14 @@ class Person:
         y = torch.from_numpy(np.array(label, dtype=np.float32))
         c = torch.ones(len(y)) if weight is None else torch.from_numpy(np.array(weight, dtype=np.float32))
         config = self.model.config
-        c = c / config.noise
         z = config.slope * (margins @ self.atoms.T) + config.side_bias
-        self.log_mass = torch.log_softmax(self.log_mass + c @ (z * y[:, None] - F.softplus(z)), dim=0)
+        self._told += c @ (z * y[:, None] - F.softplus(z))
         biased = (margins.double() + config.side_bias / config.slope).numpy()
         self._margins = np.concatenate([self._margins, biased])
         self._labels = np.concatenate([self._labels, y.double().numpy()])
         self._counts = np.concatenate([self._counts, c.double().numpy()])
+        noise = self._noise()
+        self.log_mass = torch.log_softmax(self.model.prior.mass.log() + self._told / noise, dim=0)
         centre = self.posterior.mean
         if self.model.n_prototypes == 1 or config.partition:
             self.weights = centre
@@ -101,10 +103,15 @@ class Person:
         strength, precision = config.strength, None
         if self.model.precision is not None:
             centre, strength, precision = self.model.population, BARRIER, self.model.precision.double().numpy()
-        answers = (self._margins, self._labels, self._counts)
+        answers = (self._margins, self._labels, self._counts / noise)
         prior, start = centre.double().numpy(), self.weights.double().numpy()
         found = solve_one(*answers, prior, strength, get_loss(config.loss), start, precision)
         self.weights = torch.from_numpy(found).float()
+
+    def _noise(self) -> float:
+        """Of the answers, as `Answers.telling` has it."""
+        soft = float(self._counts @ (self._labels * (1 - self._labels)))
+        return max(self.model.config.noise, 1 - 4 * soft / max(float(self._counts.sum()), 1e-30))
 
     @property
     def posterior(self) -> Population:

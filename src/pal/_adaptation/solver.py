@@ -50,10 +50,12 @@ def solve_weights(
     strength: float | Numbers = 1.0,
     loss: str = "logistic",
     weight: Numbers | None = None,
-    start: Tensor | None = None,
-    precision: Tensor | None = None,
+    start: Numbers | None = None,
+    precision: Numbers | None = None,
 ) -> Solution:
-    """Weights of all users at once, each to a gap of at most 1e-4 max(1, J).
+    """Weights of all users at once, each to a gap of at most 1e-4 max(1, J) as far as their precision allows.
+
+    Where margins are float32 and some 10^5 or more, rounding the weights alone may cost more: the gap says so.
 
     Args:
         margins: (B, K) differences of prototype rewards, left minus right, of each answer.
@@ -75,8 +77,10 @@ def solve_weights(
         InputError: shapes or values that do not fit.
     """
     n_users, margins = whole("n_users", n_users, least=0), tensor("margins", margins)
+    precision = None if precision is None else tensor("precision", precision)
     blocks = problems(margins, label, user, n_users, prior, strength, weight, precision)
     K = margins.shape[1]
+    start = None if start is None else tensor("start", start)
     if start is not None and start.shape != (n_users, K):
         raise InputError(f"start must be ({n_users}, {K}), found {tuple(start.shape)}")
     weights = np.empty((n_users, K), np.float64 if margins.dtype == torch.float64 else np.float32)

@@ -26,6 +26,7 @@ from pal._commands.options import (
     Source,
     Workers,
     prototypes_of,
+    refuse_texts,
     several,
     warn_of_repeats,
 )
@@ -125,6 +126,7 @@ def fit(
     if begin is not None and map_kind not in (None, begin.config.map):  # the default, said, is asked for, too
         raise InputError(f"the model to start from has map={begin.config.map!r}, but map={map_kind!r} is asked for")
     if begin is not None and encoder is None and embeddings is None:
+        refuse_texts(begin, embeddings)
         encoder = begin.config.encoder
     source = Source(data, encoder, embeddings, images, min_votes, mode, workers, ray_address)
     split = {"unseen_users": unseen_users, "test": test, "validation": validation, "by": by}

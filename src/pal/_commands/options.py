@@ -33,6 +33,7 @@ __all__ = [
     "default_encoder",
     "numbers_of",
     "prototypes_of",
+    "refuse_texts",
     "several",
     "user_id_of",
     "warn_of_repeats",
@@ -103,11 +104,16 @@ class Source:
     @classmethod
     def for_model(cls, model: RewardModel, data: Path, embeddings: Path | None, images: bool) -> "Source":
         """The data as the model takes them."""
-        if model.config.encoder is None and embeddings is None:
-            raise InputError("this model was trained on own vectors: pass those of the data with --embeddings")
+        refuse_texts(model, embeddings)
         mode = "separate" if model.config.prompt in ("separate", "concatenate") else model.config.prompt
         encoder = model.config.encoder if embeddings is None else None
         return cls(data, encoder, embeddings, images, prompt_mode=mode)
+
+
+def refuse_texts(model: RewardModel, embeddings: Path | None) -> None:
+    """Of a model of own vectors: those of another encoder may be as long."""
+    if model.config.encoder is None and embeddings is None:
+        raise InputError("this model was trained on own vectors: pass those of the data with --embeddings")
 
 
 def default_encoder(images: bool) -> str:

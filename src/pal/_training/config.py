@@ -46,7 +46,7 @@ class TrainConfig:
             matter of `pal.embed`.)
         loss: "logistic", "hinge", "smooth_hinge", "exponential".
         partition: each person is one prototype.
-        side_bias: learn how much people favour the left side; None: where validation answers show that they do.
+        side_bias: learn how much people favour the left side; None: where training answers show it.
         reliability: learn how noisy each person's answers are.
         balance_users: each person counts once, whatever their number of answers.
         strength: of the prior on user weights in training, in answers; the final one is chosen on validation.
@@ -180,7 +180,7 @@ def continued(config: TrainConfig | None, start: RewardModel | None) -> TrainCon
             raise InputError(f"the model to start from has {name}={there!r}, but {name}={asked!r} is asked for")
         kept[name] = there
     # what it learned beside the weights goes on being learned
-    kept["side_bias"] = bool(config.side_bias) or start.config.side_bias != 0
+    kept["side_bias"] = start.config.side_bias != 0 if config.side_bias is None else config.side_bias
     kept["reliability"] = config.reliability or bool((start.users.reliability != 1).any())
     return replace(config, **kept)
 

@@ -22,6 +22,11 @@ from pal.users import Population, UserWeights
 
 __all__ = ["Finished", "finish", "refitted"]
 
+_UNSURE, _SURE_OF_SLOPE = (
+    200.0,
+    4.0,
+)  # answers beside which margins of few are too sure; precision of the log of the slope
+_SHUFFLED = 3.0  # standard errors of the mean margin of questions whose sides were shuffled
 TOLD_OF_SLOPE = 0.02  # by an answer that a model learned from: of ten one calibrated it, a fifth of a unit of precision
 
 
@@ -106,8 +111,7 @@ class _Finish:
         start: RewardModel | None,
         shards: Alone,
     ) -> None:
-        told = 1 / shape.noise
-        tables = replace(tables, answers=tables.answers.times(told), val_answers=tables.val_answers.times(told))
+        tables = replace(tables, answers=tables.answers.telling(shape.noise, len(trained)))
         self.tables, self.prototypes, self.trained, self.bias = tables, prototypes, trained, bias
         self.shards, self.start, self.known = shards, start, None
         here, self.mean = shards.count(len(trained)), shards.mean(trained.weights)
@@ -170,7 +174,8 @@ class _Finish:
         held = Held(chosen["held_to"], chosen["strength"])
         new = Held(chosen["few_shot_held_to"], chosen["few_shot_strength"])
         known = (self.tables.val_answers.user < len(self.trained)).nonzero().squeeze(1)
-        terms, both = _joined(self.terms, self.tables.answers, self.val_terms, self.tables.val_answers.take(known))
+        held_out = self.tables.val_answers.take(known).telling(self.model.config.noise, len(self.trained))
+        terms, both = _joined(self.terms, self.tables.answers, self.val_terms, held_out)
         if self.model.n_prototypes > 1:
             sample = Sample.of_users(self.tables, self.shards)
             some = sample.of(both)
@@ -187,7 +192,9 @@ class _Finish:
     def _slope_before(self) -> tuple[float, float]:
         """The slope of the sigmoid to begin from, and how sure it is."""
         if self.start is None:
-            return get_loss(self.model.config.loss).link or 1.0, 1.0
+            config, n = self.model.config, self.shards.count(len(self.tables.answers))
+            link = get_loss(config.loss).link or 1.0
+            return link * n / (n + _UNSURE * config.noise), _SURE_OF_SLOPE * config.noise
         return self.start.config.slope, 1.0 + TOLD_OF_SLOPE * float(self.start.users.n_comparisons.sum())
 
     def _held_before(self, solves: bool) -> tuple[Held, float]:
@@ -243,8 +250,12 @@ class _Finish:
         """See `Finished`."""
         if self.model.n_prototypes > 1 or self.terms.margins is None or not self.tables.sided:
             return 0.0
-        answers = self.tables.answers
-        p = self.model.probability(self.terms.margins[answers.question, 0])
+        answers, margins = self.tables.answers, self.terms.margins[:, 0]
+        m = margins.double()
+        total, square = self.shards.total(torch.stack([m.sum(), m.square().sum()]))
+        if total.abs() > _SHUFFLED * square.sqrt():  # a side has what is better: of what people lean to it says nothing
+            return 0.0
+        p = self.model.probability(margins[answers.question])
         own = torch.bincount(answers.user, answers.counting * (answers.label - p), len(self.trained)).double()
         total, square = self.shards.total(torch.stack([own.sum(), own.square().sum()]))
         return float(total / square.sqrt().clamp(min=1e-30))

@@ -47,7 +47,7 @@ class Judge:
     def slope(self, judged: tuple[Tensor, Tensor], answers: Answers) -> float:
         """The slope of the sigmoid that predicts best, margins being uncertain."""
         margin, variance = judged
-        given = (answers.label, self.start, answers.weight, self.sure)
+        given = (answers.label, self.start, self._relative(answers), self.sure)
         slope = self.shards.slope(margin, *given)
         if self.shards.count(int((variance > 0).any())):
             for _ in range(3):  # a fixed point: what moderates the margin depends on the slope
@@ -58,9 +58,16 @@ class Judge:
         """Log-losses of answers (n,), each times its weight over the mean weight."""
         margin, variance = judged
         logit = moderated(slope * margin, slope**2 * variance)
-        losses = F.binary_cross_entropy_with_logits(logit, answers.label, reduction="none")
-        mean = 1.0 if answers.weight is None else mean_of(answers.weight, self.shards)
-        return losses if answers.weight is None or not mean else losses * (answers.weight / mean)
+        losses, weight = (
+            F.binary_cross_entropy_with_logits(logit, answers.label, reduction="none"),
+            self._relative(answers),
+        )
+        return losses if weight is None else losses * weight
+
+    def _relative(self, answers: Answers) -> Tensor | None:
+        """Weights over their mean; None where all count the same."""
+        mean = 0.0 if answers.weight is None else mean_of(answers.weight, self.shards)
+        return None if answers.weight is None or not mean else answers.weight / mean
 
     def loss(self, judged: tuple[Tensor, Tensor], answers: Answers, slope: float) -> float:
         """Their mean."""

@@ -222,7 +222,8 @@ def _predictor(cell: Cell, data: Data) -> tuple[Predict, dict[str, Any]]:
     if cell["model"] == "zero-shot":
         return _zero_shot, {}
     train, validation = (data.embedded(cell["train"], split, cell["space"]) for split in ("train", "validation"))
-    config = TrainConfig(model=cell["model"], n_prototypes=cell["k"], seed=cell["seed"], **SETTINGS[cell["settings"]])
+    settings = {"side_bias": False, **SETTINGS[cell["settings"]]}
+    config = TrainConfig(model=cell["model"], n_prototypes=cell["k"], seed=cell["seed"], **settings)
     began = time.perf_counter()
     model = fit(train, validation, config).models[cell["k"]]
     return partial(predict, model), {

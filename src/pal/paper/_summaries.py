@@ -170,7 +170,7 @@ def run(todo: list[Cell], few: bool) -> Iterator[tuple[Cell, dict[str, Any]]]:
         parts = folds(source, few, labels, encoder, seed)
         chosen = SETTINGS[settings]
         ks = tuple(cell["k"] for cell in same)
-        config = TrainConfig(model="a", prompt=prompt, n_prototypes=ks, seed=seed, **chosen)
+        config = TrainConfig(model="a", prompt=prompt, n_prototypes=ks, side_bias=False, seed=seed, **chosen)
         began = time.perf_counter()
         result = fit(parts.train, parts.validation, config)
         seconds = (time.perf_counter() - began) / len(ks)
