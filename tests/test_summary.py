@@ -140,6 +140,15 @@ def test_few_answers_that_hint_at_plurality_are_said_to_be_few():
         assert summary.headline({**record, **change}) == "One reward for all predicts these people as well: K = 1."
 
 
+@pytest.mark.parametrize(
+    ("bias", "words"), [(0.4, "the left one is preferred in 59.9%"), (-0.4, "the right one"), (0, "")]
+)
+def test_a_side_that_people_favour_is_said(bias, words):
+    said = summary.verdict({"training": {"n_prototypes": 1, "side_bias": bias}})
+    assert words in said
+    assert bias or "as good" not in said
+
+
 def test_a_test_that_was_not_made_is_no_evidence(monkeypatch):
     fit = pal.fit
 

@@ -249,8 +249,8 @@ def headline(record: Mapping[str, Any]) -> str:
 
 
 def details(record: Mapping[str, Any]) -> str:
-    """The rest of the verdict: how much, for whom it does not help, and whether it could be chance."""
-    return " ".join(filter(None, [_how_much(record), _chance(record)]))
+    """The rest of the verdict: how much, for whom it does not help, whether it could be chance, and what sides do."""
+    return " ".join(filter(None, [_how_much(record), _chance(record), _side(record)]))
 
 
 def _how_much(record: Mapping[str, Any]) -> str:
@@ -311,6 +311,17 @@ def _chance(record: Mapping[str, Any]) -> str:
         return f"On validation, chance alone could make several prototypes look so good: {said}, plurality test."
     hardly = f"Chance alone would hardly make several prototypes look so good: {said}, plurality test."
     return hardly if n_prototypes(record) > 1 else ""
+
+
+def _side(record: Mapping[str, Any]) -> str:
+    """What side people favour, where they were found to."""
+    bias = float((record.get("training") or {}).get("side_bias") or 0)
+    if not bias:
+        return ""
+    side = "left" if bias > 0 else "right"
+    return (
+        f"Where both are as good the {side} one is preferred in {percent(1 / (1 + math.exp(-abs(bias))))} of answers."
+    )
 
 
 def verdict(record: Mapping[str, Any]) -> str:
