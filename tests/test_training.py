@@ -277,6 +277,23 @@ def test_the_prior_on_the_map_keeps_prototypes_from_fitting_noise():
     assert with_prior < without - 0.01
 
 
+def test_a_model_of_few_answers_is_not_too_sure():
+    """Eight people, 170 answers that teach 48 directions, twenty that calibrate."""
+    losses = []
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        vectors, user = random.standard_normal((60, 48)), np.repeat(np.arange(8), 60)
+        left = random.integers(0, 60, len(user))
+        right = (left + random.integers(1, 60, len(user))) % 60
+        margin = (vectors[left] - vectors[right]) @ random.standard_normal(48) / 7
+        every = judged(vectors, user, (left, right), random.random(len(user)) < 1 / (1 + np.exp(-margin)))
+        some = np.arange(len(every.train)) % 2 == 0
+        train, test = every.train.take(np.flatnonzero(some)), every.train.take(np.flatnonzero(~some))
+        model = pal.fit(train, every.validation.take(np.arange(20)), TrainConfig(n_prototypes=1)).model
+        losses.append(pal.evaluate(model, test, bootstrap=0).log_loss)
+    assert np.mean(losses) < 0.594  # .599 were it expected to be right as it is
+
+
 def test_validation_answers_are_learned_from_once_they_have_chosen():
     parts = parts_of(tiny(400), unseen_users=0.0)
     config = TrainConfig(model="b", n_prototypes=2, strength=5.0, **QUICK)

@@ -22,10 +22,8 @@ from pal.users import Population, UserWeights
 
 __all__ = ["Finished", "finish", "refitted"]
 
-_UNSURE, _SURE_OF_SLOPE = (
-    200.0,
-    4.0,
-)  # answers beside which margins of few are too sure; precision of the log of the slope
+_UNSURE = 100.0  # answers: a model of no more than so many has margins that are twice too sure
+_SURE_OF_SLOPE = 4.0  # precision of the log of the slope, when calibration begins
 _SHUFFLED = 3.0  # standard errors of the mean margin of questions whose sides were shuffled
 TOLD_OF_SLOPE = 0.02  # by an answer that a model learned from: of ten one calibrated it, a fifth of a unit of precision
 
