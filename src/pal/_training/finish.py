@@ -24,7 +24,7 @@ __all__ = ["Finished", "finish", "refitted"]
 
 _UNSURE = 100.0  # answers: a model of no more than so many has margins that are twice too sure
 _SURE_OF_SLOPE = 4.0  # precision of the log of the slope, when calibration begins
-_SHUFFLED = 3.0  # standard errors of the mean margin of questions whose sides were shuffled
+_SHUFFLED = 3.0  # standard errors of the mean margin of answers to questions whose sides were shuffled
 TOLD_OF_SLOPE = 0.02  # by an answer that a model learned from: of ten one calibrated it, a fifth of a unit of precision
 
 
@@ -248,12 +248,13 @@ class _Finish:
         """See `Finished`."""
         if self.model.n_prototypes > 1 or self.terms.margins is None or not self.tables.sided:
             return 0.0
-        answers, margins = self.tables.answers, self.terms.margins[:, 0]
-        m = margins.double()
+        answers = self.tables.answers
+        margin = self.terms.margins[answers.question, 0]
+        m = margin.double()
         total, square = self.shards.total(torch.stack([m.sum(), m.square().sum()]))
         if total.abs() > _SHUFFLED * square.sqrt():  # a side has what is better: of what people lean to it says nothing
             return 0.0
-        p = self.model.probability(margins[answers.question])
+        p = self.model.probability(margin)
         own = torch.bincount(answers.user, answers.counting * (answers.label - p), len(self.trained)).double()
         total, square = self.shards.total(torch.stack([own.sum(), own.square().sum()]))
         return float(total / square.sqrt().clamp(min=1e-30))
