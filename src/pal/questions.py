@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
 
-__all__ = ["Answers", "Questions", "compact", "tabulate"]
+__all__ = ["Answers", "Questions", "compact", "noise_of", "tabulate"]
 
 
 def compact(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -153,11 +153,9 @@ class Answers:
         """
         if noise == 1:
             return self
-        soft, count = (
-            torch.bincount(self.user, weight, minlength=n_users)
-            for weight in (self.counting * self.label * (1 - self.label), self.counting)
-        )
-        own = (1 - 4 * soft / count.clamp(min=1e-30)).clamp(min=noise).to(self.label)
+        soft = self.counting * self.label * (1 - self.label)
+        soft, count = (torch.bincount(self.user, each, minlength=n_users) for each in (soft, self.counting))
+        own = noise_of(soft, count).clamp(min=noise).to(self.label)
         return replace(self, weight=self.counting / own[self.user])
 
     def take(self, rows: Tensor) -> "Answers":
@@ -191,6 +189,16 @@ class Answers:
         """The same answers on a device."""
         weight = None if self.weight is None else self.weight.to(device)
         return Answers(self.user.to(device), self.question.to(device), self.label.to(device), weight)
+
+
+def noise_of(soft: Tensor, count: Tensor) -> Tensor:
+    """The part that labels y have of the variance of yes or no at even odds.
+
+    Args:
+        soft: sums of y (1 - y), each times how often the answer counts.
+        count: sums of how often answers count.
+    """
+    return 1 - 4 * soft / count.clamp(min=1e-30)
 
 
 def tabulate(data: EmbeddedComparisons) -> tuple[Questions, Tensor]:

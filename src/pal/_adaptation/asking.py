@@ -17,6 +17,7 @@ from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
 from pal.losses import get_loss
 from pal.model import RewardModel, check_model
+from pal.questions import noise_of
 from pal.users import Population
 
 __all__ = ["Person", "next_comparison"]
@@ -110,8 +111,8 @@ class Person:
 
     def _noise(self) -> float:
         """Of the answers, as `Answers.telling` has it."""
-        soft = float(self._counts @ (self._labels * (1 - self._labels)))
-        return max(self.model.config.noise, 1 - 4 * soft / max(float(self._counts.sum()), 1e-30))
+        soft, count = self._counts @ (self._labels * (1 - self._labels)), self._counts.sum()
+        return max(self.model.config.noise, float(noise_of(torch.tensor(soft), torch.tensor(count))))
 
     @property
     def posterior(self) -> Population:

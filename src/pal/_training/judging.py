@@ -58,10 +58,8 @@ class Judge:
         """Log-losses of answers (n,), each times its weight over the mean weight."""
         margin, variance = judged
         logit = moderated(slope * margin, slope**2 * variance)
-        losses, weight = (
-            F.binary_cross_entropy_with_logits(logit, answers.label, reduction="none"),
-            self._relative(answers),
-        )
+        losses = F.binary_cross_entropy_with_logits(logit, answers.label, reduction="none")
+        weight = self._relative(answers)
         return losses if weight is None else losses * weight
 
     def _relative(self, answers: Answers) -> Tensor | None:

@@ -23,7 +23,7 @@ from pal.errors import InputError
 from pal.losses import get_loss
 from pal.maps import MLPMap
 from pal.model import ModelConfig, RewardModel
-from pal.questions import Answers, Questions, compact
+from pal.questions import Answers, Questions, compact, noise_of
 from pal.users import simplex
 
 __all__ = ["Run"]
@@ -144,7 +144,7 @@ class Run:
         """How much of the variance of yes or no at even odds labels have: soft labels tell more than a draw would."""
         y, c = answers.label.double(), answers.counting.double()
         soft, total = self.shards.total(torch.stack([(c * y * (1 - y)).sum(), c.sum()]))
-        return max(LEAST_NOISE, 1 - 4 * float(soft) / max(float(total), 1e-30))
+        return max(LEAST_NOISE, float(noise_of(soft, total)))
 
     def _drawn(self, tables: Tables, n: int, place: Tensor | None) -> Drawn:
         return Drawn(tables, n, None if place is None else place.to(self.device))

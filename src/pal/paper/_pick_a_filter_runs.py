@@ -134,8 +134,9 @@ def measure(
         seed: of training.
     """
     train, validation, test = (data.take(built.rows(split, seen=True)) for split in SPLITS)
-    config = TrainConfig(model="b", n_prototypes=(1, 2), dropout=DROPOUT, weight_decay=WEIGHT_DECAY, seed=seed)
-    config = replace(config, side_bias=False)
+    config = TrainConfig(
+        model="b", n_prototypes=(1, 2), side_bias=False, dropout=DROPOUT, weight_decay=WEIGHT_DECAY, seed=seed
+    )
     result = fit(train, validation, config)
     rows, new = built.rows("test", seen=True), built.rows("test", seen=False)
     few, unseen = data.take(built.rows("train", seen=False)), data.take(new)
