@@ -2,13 +2,14 @@
 
 import itertools
 
+import cvxpy as cp
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
 import pal
-from pal._adaptation.prior import learn_population, posterior
+from pal._adaptation.prior import likeliest, population_of, posterior
 from pal._training import holding
 from pal.adaptation import solve_weights
 from pal.model import ModelConfig, RewardModel, make_prototypes
@@ -36,18 +37,53 @@ def test_no_atom_is_a_person():
     near = torch.tensor([0.5, 0.3, 0.2]) + 0.1 * torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
     weights = torch.cat([near, torch.tensor([[0.05, 0.05, 0.9], [0.9, 0.05, 0.05], [0.1, 0.8, 0.1]])])
     weights = weights / weights.sum(1, keepdim=True)
+    never, ones = torch.zeros(len(weights), dtype=torch.long), torch.ones(len(weights))
+    sure = UserWeights(pl.Series("user_id", range(len(weights))), weights, never, ones, 1e9 * ones)
+    found = population_of(sure)
+    assert len(found.atoms) > 1000
+    drawn = found.atoms[:-4]  # after them the mean of all, and the corners
+    assert float(torch.cdist(drawn, weights).min(0).values.median()) > 1e-3
+    assert float(torch.cdist(drawn, weights[-3:]).min()) > 3e-3
+    torch.testing.assert_close(found.mean, weights.mean(0), rtol=0, atol=0.03)
+
+
+def test_the_population_is_as_wide_as_people_are_and_are_unsure():
+    """Weights known to a concentration of 20, drawn around a mean: their density has the variance of both."""
+    alpha = torch.tensor([3.0, 2.0, 1.0])
+    torch.manual_seed(0)
+    weights = torch.distributions.Dirichlet(alpha).sample((600,))
+    never, ones = torch.zeros(len(weights), dtype=torch.long), torch.ones(len(weights))
+    for concentration in (torch.inf, 20.0):
+        people = UserWeights(pl.Series("user_id", range(600)), weights, never, ones, concentration * ones)
+        found = population_of(people)
+        own = (weights * (1 - weights)).mean(0) / (concentration + 1)
+        spread = found.mass @ (found.atoms - found.mean).square()
+        torch.testing.assert_close(spread, weights.var(0) + own, rtol=0.1, atol=0)
+
+
+def test_the_likeliest_masses_are_those_of_a_convex_solver():
+    """The masses to begin from count as 20 people; 30 steps of EM come near the maximum."""
+    generator = torch.Generator().manual_seed(0)
+    n, atoms = 60, torch.tensor([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9], [1 / 3, 1 / 3, 1 / 3]])
+    margins = 3 * torch.randn(200, 3, generator=generator)
+    user, question = torch.arange(n).repeat_interleave(10), torch.randint(200, (10 * n,), generator=generator)
+    kind = torch.randint(2, (n,), generator=generator)  # nobody is of the third kind
+    p = torch.sigmoid(margins[question, kind[user]])
+    label = (torch.rand(10 * n, generator=generator) < p).float()
     config = ModelConfig("a", n_prototypes=3, map="linear", response_dim=3, latent_dim=3)
     prototypes = make_prototypes(config, torch.Generator().manual_seed(0))
-    model = RewardModel(
-        config, prototypes, UserWeights.none(3, pl.Series("user_id", [], dtype=pl.String)), weights.mean(0)
-    )
-    nothing = torch.zeros(0, dtype=torch.long)
-    said = Answers(nothing, nothing, torch.zeros(0))
-    found = learn_population(model, Terms(margins=torch.zeros(1, 3)), said, len(weights), weights)
-    assert len(found.atoms) > 20
-    groups = found.atoms[:-4]  # after them the mean of all, and the corners
-    assert float(torch.cdist(groups, weights).min()) > 1e-4
-    torch.testing.assert_close(found.mean, weights.mean(0), rtol=0, atol=0.03)
+    begin = Population(atoms, torch.full((4,), 0.25))
+    model = RewardModel(config, prototypes, UserWeights.none(3), begin)
+    found = likeliest(begin, model, Terms(margins=margins), Answers(user, question, label), n)
+    z = (margins @ atoms.T)[question].double()
+    each = torch.where(label[:, None] > 0.5, z, -z).sigmoid().log()
+    likelihood = torch.zeros(n, 4, dtype=torch.float64).index_add_(0, user, each).exp().numpy()
+    mass = cp.Variable(4)
+    value = cp.sum(cp.log(likelihood @ mass)) + 20 * cp.sum(cp.log(mass)) / 4
+    best = cp.Problem(cp.Maximize(value), [cp.sum(mass) == 1]).solve()
+    mass.value = found.mass.double().numpy()
+    assert float(value.value) > best - 1e-3
+    assert float(found.mass[2]) < 0.12 < 0.3 < float(found.mass[:2].min())
 
 
 def test_the_posterior_is_bayes_rule(town):

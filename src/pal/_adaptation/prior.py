@@ -1,14 +1,16 @@
-"""An empirical-Bayes prior on user weights: atoms on the simplex, their masses fitted to the training users' answers.
+"""An empirical-Bayes prior on user weights: a density on the simplex, as atoms with masses.
 
-The masses maximise the likelihood of the users as draws from the mixture (Kiefer and Wolfowitz, 1956), by EM. A new
-person's posterior over the atoms is exact; its mean is where their own weights are then looked for. Where people are a
-continuum, a normal density around the mean of the atoms says more than they do (`pal._adaptation.normal` learns it).
+It is the mean of what is known of each person of training, a mixture of Dirichlet distributions, of which atoms are
+draws. A new person's posterior over the atoms is exact; its mean is where their own weights are then looked for. Where
+people are a normal continuum, that density around the mean of the atoms may say more than they do
+(`pal._adaptation.normal` learns it). What seen people are held to are the likeliest masses of the atoms.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,17 +19,19 @@ from pal._k_means import k_means
 from pal.model import RewardModel
 from pal.prototypes import Terms
 from pal.questions import Answers, compact
-from pal.users import Population
+from pal.users import Population, UserWeights, concentration_of
 
-__all__ = ["BARRIER", "Prior", "learn_population", "posterior"]
+__all__ = ["BARRIER", "Prior", "likeliest", "population_of", "posterior"]
 
-ATOMS = 256
+_GROUPS = 256  # at most, of people who are like one another
+_ATOMS = 1024  # about as many are drawn
 BARRIER = 0.1  # strength of the divergence beside a normal prior: keeps weights off the edges
 _CELLS = 16_000_000  # users or questions x atoms at a time
 _DRAWN = 2000  # at most, of a population that stands for people of whom there are no answers
-_LEAST = 3  # people whose mean is an atom
+_LEAST = 3  # people of a group
 _SHRINKAGE = 20.0  # people
 _STEPS = 30  # of EM: the likelihood has settled
+_SUREST = 1e6  # concentration of people who are all alike
 
 
 @dataclass(frozen=True)
@@ -53,58 +57,92 @@ class Prior:
         return cls(centre, torch.zeros_like(centre), strength, precision)
 
 
-def learn_population(
+def population_of(
+    people: UserWeights, linear: bool = True, before: Population | None = None, n_before: float = 0.0
+) -> Population:
+    """The density on the simplex that people come from: the mean of what is known of each.
+
+    Of a group of people who are like one another it is the Dirichlet distribution around their mean with the variance
+    that they have in all: between them, and of each of them. The mean of all and the corners have a hundredth.
+
+    Args:
+        people: with their weights and how sure these are.
+        linear: whether margins are linear in w; elsewhere an atom takes as long as a prediction of all answers, and the
+            groups' means are all that there is of them.
+        before: what was known of other people.
+        n_before: how many those are.
+    """
+    own = people.weights
+    n, K = own.shape
+    others = torch.zeros(0, K) if before is None else _drawn(before, math.ceil(min(n_before, _DRAWN)))
+    weights = torch.cat([own, others])
+    count = torch.cat([torch.ones(n), torch.full((len(others),), n_before / max(1, len(others)))])
+    group, size, atoms = _grouped(weights, count)
+    draws = math.ceil(_ATOMS / len(size)) if linear else 1
+    if linear:
+        square = (weights - atoms[group]).square()
+        square[:n] += own * (1 - own) / (people.concentration[:, None] + 1)
+        variance = torch.zeros_like(atoms).index_add_(0, group, count[:, None] * square) / size[:, None]
+        atoms = _draws(atoms, concentration_of(atoms, variance).clamp(1.0, _SUREST), draws)
+    corners = 0.97 * torch.eye(K) + 0.03 / K
+    mean = (count[:, None] * weights).mean(0, keepdim=True) / count.mean()
+    atoms = torch.cat([atoms, mean, corners]).clamp(min=1e-6)
+    mass = torch.cat([(size / size.sum() / draws).repeat(draws), torch.full((1 + K,), 1e-2 / (1 + K))])
+    return Population(atoms / atoms.sum(1, keepdim=True), mass / mass.sum())
+
+
+def likeliest(
+    population: Population,
     model: RewardModel,
     terms: Terms,
     answers: Answers,
     n_users: int,
-    weights: Tensor,
-    total: Callable[[Tensor], Tensor] = lambda x: x,
-    before: Population | None = None,
     n_before: float = 0.0,
+    total: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Population:
-    """The density on the simplex that users come from.
+    """The same atoms with the masses under which answers are likeliest (Kiefer and Wolfowitz, 1956), by EM.
 
     Args:
+        population: the masses to begin from count as much as some people: where answers say little, they stay.
         model: with its calibration, which says how likely an answer is.
         terms: of the questions.
         answers: of users in [0, n_users).
         n_users: users of whom there are answers here.
-        weights: (U, K) of all users, as their answers alone put them.
+        n_before: people of whom there are no answers, but whom the population is of.
         total: sums over all processes, where each has the answers of some users.
-        before: what was known of other people.
-        n_before: how many those are.
     """
-    n, K = weights.shape
-    if K == 1:
-        return Population.of(torch.ones(1))
-    others = torch.zeros(0, K) if before is None else _drawn(before, math.ceil(min(n_before, _DRAWN)))
-    people = torch.cat([weights, others])
-    count = torch.cat([torch.ones(n), torch.full((len(others),), n_before / max(1, len(others)))])
-    # means of groups of people rather than people, who can then be removed from the model
-    M = max(1, min(ATOMS, len(people) // _LEAST))
-    group = k_means(people, M, torch.Generator().manual_seed(0), restarts=1)
-    members = torch.bincount(group, minlength=M)
-    group, members = ((members > 0).cumsum(0) - 1)[group], members[members > 0]
-    size = torch.bincount(group, count)
-    centres = torch.zeros(len(size), K).index_add_(0, group, count[:, None] * people) / size[:, None]
-    few = members < _LEAST
-    near = torch.cdist(centres[few], people).topk(min(_LEAST, len(people)), largest=False).indices
-    centres[few] = people[near].mean(1)
-    corners = 0.97 * torch.eye(K) + 0.03 / K
-    mean = (count[:, None] * people).mean(0, keepdim=True) / count.mean()
-    atoms = torch.cat([centres, mean, corners])
-    atoms = atoms.clamp(min=1e-6) / atoms.clamp(min=1e-6).sum(1, keepdim=True)
-    likelihood = _log_likelihood(model, terms, answers, n_users, atoms)
-    # EM from the groups' shares, which count as much as some people: where answers say little, they stay
-    mass = torch.cat([size / size.sum(), torch.full((1 + K,), 1e-2 / (1 + K))])
-    shares = mass = mass / mass.sum()
-    known = torch.bincount(group[n:], count[n:], minlength=len(mass)) + _SHRINKAGE * shares
+    likelihood = _log_likelihood(model, terms, answers, n_users, population.atoms)
+    mass, known = population.mass, (_SHRINKAGE + n_before) * population.mass
     for _ in range(_STEPS):
         share = torch.softmax(likelihood + mass.log(), dim=1)
         mass = total(share.sum(0)) + known
         mass = mass / mass.sum()
-    return Population(atoms, mass)
+    return replace(population, mass=mass)
+
+
+def _draws(centre: Tensor, concentration: Tensor, n: int) -> Tensor:
+    """From M Dirichlet distributions n draws of each, (n M, K)."""
+    shape = (concentration[:, None] * centre).double().numpy()
+    drawn = np.random.default_rng(0).standard_gamma(shape, (n, *shape.shape))
+    return torch.from_numpy(drawn / drawn.sum(2, keepdims=True)).float().flatten(0, 1)
+
+
+def _grouped(people: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Groups of people (n, K), who count so many times: the group of each (n,), and the size and mean of each group.
+
+    Means of groups of people rather than people, who can then be removed from the model: of one or two people it is
+    the mean of the three nearest to them.
+    """
+    M = max(1, min(_GROUPS, len(people) // _LEAST))
+    group = k_means(people, M, torch.Generator().manual_seed(0), restarts=1)
+    members = torch.bincount(group, minlength=M)
+    group, members = ((members > 0).cumsum(0) - 1)[group], members[members > 0]
+    size = torch.bincount(group, count)
+    centres = torch.zeros(len(size), people.shape[1]).index_add_(0, group, count[:, None] * people) / size[:, None]
+    few = members < _LEAST
+    near = torch.cdist(centres[few], people).topk(min(_LEAST, len(people)), largest=False).indices
+    centres[few] = people[near].mean(1)
+    return group, size, centres
 
 
 def _drawn(population: Population, n: int) -> Tensor:

@@ -124,7 +124,7 @@ class _Finish:
         self.model = RewardModel(replace(shape, side_bias=shape.slope * bias), prototypes, none, self.mean)
         self.terms, self.val_terms = self.model.terms(tables.questions), self.model.terms(tables.val_questions)
         self.precision = torch.full((shape.n_prototypes,) * 2, torch.nan)  # until it is learned
-        self.sampled = torch.zeros(0, shape.n_prototypes)  # likewise
+        self.sampled = none  # likewise
 
     def run(self) -> Finished:
         answers, val, shards = self.tables.answers, self.tables.val_answers, self.shards
@@ -135,16 +135,18 @@ class _Finish:
         new, few_strength = self._held_before(self._holding(self.terms).solves)
         if self.model.n_prototypes > 1:
             self._calibrate(judge.slope(judge.margins(self.trained, val), val))
-            self._learn_population(self.terms, some, sample)
+            self._learn_likely(self.terms, some, sample)
         holding = self._holding(self.terms)
-        if holding.solves and not self.model.config.partition and shards.count(len(some_val)):
+        chooses = holding.solves and not self.model.config.partition and bool(shards.count(len(some_val)))
+        if chooses:
             self._learn_precision(self.terms, some, sample)
             holding = self._holding(self.terms)
             held = holding.best(judge, sample, some, some_val)
-            if not self.settled:
-                taken = sample.taken(answers)
-                new, few_strength = holding.best_for_new(judge, sample, taken, some, some_val)
         people = holding.people(answers, held)
+        self._learn_population(people, sample)
+        if chooses and not self.settled:
+            taken = sample.taken(answers)
+            new, few_strength = self._holding(self.terms).best_for_new(judge, sample, taken, some, some_val)
         judged = judge.margins(people, val)
         slope = judge.slope(judged, val)
         self._calibrate(slope)
@@ -174,14 +176,16 @@ class _Finish:
         known = (self.tables.val_answers.user < len(self.trained)).nonzero().squeeze(1)
         held_out = self.tables.val_answers.take(known).telling(self.model.config.noise, len(self.trained))
         terms, both = _joined(self.terms, self.tables.answers, self.val_terms, held_out)
+        sample = Sample.of_users(self.tables, self.shards)
+        some = sample.of(both)
         if self.model.n_prototypes > 1:
-            sample = Sample.of_users(self.tables, self.shards)
-            some = sample.of(both)
-            self._learn_population(terms, some, sample)
+            self._learn_likely(terms, some, sample)
             if "normal" in (held.to, new.to):
                 self._learn_precision(terms, some, sample)
+        people = self._holding(terms).people(both, held)
+        self._learn_population(people, sample)
         self._hold_new(new)
-        return self.model.with_users(self._holding(terms).people(both, held))
+        return self.model.with_users(people)
 
     def _holding(self, terms: Terms) -> Holding:
         people = (self.trained, self.sampled, self.mean, self.precision, self.known)
@@ -209,13 +213,20 @@ class _Finish:
         prior = model.prior if population is None else population
         self.model = RewardModel(replace(model.config, **config), self.prototypes, model.users, prior)
 
-    def _learn_population(self, terms: Terms, some: Answers, sample: Sample) -> None:
-        """The prior that people come from, as the loop's weights and the sample's answers show it."""
+    def _learn_likely(self, terms: Terms, some: Answers, sample: Sample) -> None:
+        """Where seen people are likely to be, as weights from the loop and the sample's answers show it."""
         if self.model.config.partition:
             self._change(Population(torch.eye(self.model.n_prototypes), self.mean.clamp(min=1e-6)))
             return
-        self.sampled = self.shards.of_all(self.trained.weights)[sample.chosen]
-        self._change(self._holding(terms).population(some, len(sample.rows)))
+        self.sampled = sample.people(self.trained, self.shards)
+        self._change(self._holding(terms).likely(some, len(sample.rows)))
+
+    def _learn_population(self, people: UserWeights, sample: Sample) -> None:
+        """The prior that new people come from, as solved weights show it."""
+        holding = self._holding(self.terms)
+        if holding.solves and not self.model.config.partition:
+            self.sampled = sample.people(people, self.shards)
+            self._change(self._holding(self.terms).population())
 
     def _learn_precision(self, terms: Terms, some: Answers, sample: Sample) -> None:
         """That of a normal prior with the covariance of people's weights."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pal._adaptation.fitting import fit_weights, uncertainty
-from pal._adaptation.prior import BARRIER, Prior, learn_population, posterior
+from pal._adaptation.prior import BARRIER, Prior, likeliest, population_of, posterior
 from pal._training.alone import Alone
 from pal._training.judging import Judge
 from pal._training.sample import Sample
@@ -62,7 +62,7 @@ class Holding:
         model: calibrated, with its population.
         terms: of the training questions.
         trained: users as the loop left them.
-        sampled: (S, K) weights of a sample of them, of all processes.
+        sampled: a sample of users, of all processes: as the loop left them, or solved.
         mean: (K,) of people's weights.
         precision: (K, K) of the normal prior with the covariance of people's weights; NaN where it was not learned.
         known: what was known before.
@@ -72,7 +72,7 @@ class Holding:
     model: RewardModel
     terms: Terms
     trained: UserWeights
-    sampled: Tensor
+    sampled: UserWeights
     mean: Tensor
     precision: Tensor
     known: Known | None
@@ -99,20 +99,20 @@ class Holding:
             users, n_comparisons=users.n_comparisons + counts[torch.from_numpy(before.rows(users.ids).copy())]
         )
 
-    def population(self, answers: Answers, n: int, some: Tensor | None = None) -> Population:
-        """The density that people come from.
+    def population(self, some: Tensor | None = None) -> Population:
+        """The density that people come from, as those sampled show it, or some of them (rows)."""
+        people = self.sampled if some is None else self.sampled.take(some.numpy())
+        before = None if self.known is None else self.known.population
+        return population_of(people, self.model.prototypes.linear, before, self._elsewhere(len(people)))
 
-        Args:
-            answers: of sampled users here, in [0, n).
-            n: how many these are.
-            some: (S,) which of the sampled weights are theirs and those of the other processes'; None: all.
-        """
-        weights = self.sampled if some is None else self.sampled[some]
-        known = self.known
-        # a sample stands for all people here, and for as large a part of those elsewhere
-        elsewhere = 0.0 if known is None else known.elsewhere * len(weights) / self.shards.count(len(self.trained))
-        before = None if known is None else known.population
-        return learn_population(self.model, self.terms, answers, n, weights, self.shards.total, before, elsewhere)
+    def likely(self, answers: Answers, n: int) -> Population:
+        """The same, as likely as answers of n sampled users here, in [0, n), make it."""
+        elsewhere, total = self._elsewhere(len(self.sampled)), self.shards.total
+        return likeliest(self.population(), self.model, self.terms, answers, n, elsewhere, total)
+
+    def _elsewhere(self, n: int) -> float:
+        """People of whom there are no answers now, for n who stand for all of whom there are."""
+        return 0.0 if self.known is None else self.known.elsewhere * n / self.shards.count(len(self.trained))
 
     def _priors(
         self,
@@ -186,10 +186,7 @@ class Holding:
         rank = torch.arange(len(some)) - (counts.cumsum(0) - counts)[some.user[order]]
         shown = [some.take(order[rank < shots]) for shots in SHOTS]
         # somebody's own weights among the atoms would tell of them
-        of_others = [
-            (mine, self.population(others.of(some), len(others.rows), others.chosen[sample.chosen]))
-            for mine, others in sample.folds(FOLDS, self.shards)
-        ]
+        of_others = [(mine, self.population(others)) for mine, others in sample.folds(FOLDS, self.shards)]
 
         def priors_of(few: Answers, to: str) -> list[Prior]:
             if to == "normal":

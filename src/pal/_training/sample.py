@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pal._training.tables import Tables
 from pal.questions import Answers
+from pal.users import UserWeights
 
 if TYPE_CHECKING:
     from pal._training.alone import Alone
@@ -21,10 +22,7 @@ _PEOPLE = 100  # that there are at least, where most have as few answers as that
 
 @dataclass(frozen=True)
 class Sample:
-    """Some users: ``chosen`` (N,) of all, of whom ``rows`` are here, among ``n`` users here.
-
-    A sample of a sample: ``rows`` and ``n`` are of those sampled.
-    """
+    """Some users: ``chosen`` (N,) of all, of whom ``rows`` are here, among ``n`` users here."""
 
     chosen: Tensor
     rows: Tensor
@@ -43,16 +41,22 @@ class Sample:
         chosen[order[few]] = True
         return cls(chosen, shards.own(chosen).nonzero().squeeze(1), len(tables.user_ids))
 
-    def folds(self, n: int, shards: "Alone") -> Iterator[tuple[Tensor, "Sample"]]:
-        """Which of those sampled here are in each of n parts, and a sample of the others (of one user: of this one)."""
-        fold = torch.full((len(self.chosen),), -1)
+    def folds(self, n: int, shards: "Alone") -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each of n parts, which of those sampled here are in it, and the rows, of all sampled, of the others.
+
+        Of one user: of this one.
+        """
         # at random, the same in every process: what people are may follow their order
-        fold[self.chosen] = torch.randperm(int(self.chosen.sum()), generator=torch.Generator().manual_seed(0)) % n
+        fold = torch.randperm(int(self.chosen.sum()), generator=torch.Generator().manual_seed(0)) % n
+        of_all = torch.full((len(self.chosen),), -1)
+        of_all[self.chosen] = fold
         for part in range(n):
-            others = self.chosen & (fold != part)
-            others = others if bool(others.any()) else self.chosen
-            rows = shards.own(others)[self.rows].nonzero().squeeze(1)
-            yield shards.own(fold)[self.rows] == part, Sample(others, rows, len(self.rows))
+            others = (fold != part).nonzero().squeeze(1)
+            yield shards.own(of_all)[self.rows] == part, others if len(others) else torch.arange(len(fold))
+
+    def people(self, users: UserWeights, shards: "Alone") -> UserWeights:
+        """Those sampled, of all processes; ``users`` are those here."""
+        return shards.everyone(users).take(self.chosen.nonzero().squeeze(1).numpy())
 
     def _place(self, answers: Answers) -> Tensor:
         place = torch.full((self.n + 1,), -1)
