@@ -104,7 +104,7 @@ def problems(
     prior: Numbers | None,
     strength: float | Numbers,
     weight: Numbers | None,
-    precision: Tensor | None,
+    precision: Numbers | None,
 ) -> Iterator[tuple[Array, Problem]]:
     """Users (U,) with about as many answers each, in blocks of bounded size, and their problems.
 
@@ -112,6 +112,7 @@ def problems(
     """
     label, user = tensor("label", label), tensor("user", user)
     weight = None if weight is None else tensor("weight", weight)
+    precision = None if precision is None else tensor("precision", precision)
     _check(margins, label, user, n_users, weight)
     K = margins.shape[1]
     pi, hold = _held(n_users, K, prior, strength, precision)

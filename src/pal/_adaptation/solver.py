@@ -77,7 +77,6 @@ def solve_weights(
         InputError: shapes or values that do not fit.
     """
     n_users, margins = whole("n_users", n_users, least=0), tensor("margins", margins)
-    precision = None if precision is None else tensor("precision", precision)
     blocks = problems(margins, label, user, n_users, prior, strength, weight, precision)
     K = margins.shape[1]
     start = None if start is None else tensor("start", start)

@@ -223,8 +223,7 @@ class _Finish:
 
     def _learn_population(self, people: UserWeights, sample: Sample) -> None:
         """The prior that new people come from, as solved weights show it."""
-        holding = self._holding(self.terms)
-        if holding.solves and not self.model.config.partition:
+        if self._holding(self.terms).solves and not self.model.config.partition:
             self.sampled = sample.people(people, self.shards)
             self._change(self._holding(self.terms).population())
 
