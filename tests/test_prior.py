@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pal
-from pal._adaptation.prior import likeliest, population_of, posterior
+from pal._adaptation.prior import likeliest, mixed, population_of, posterior
 from pal._training import holding
 from pal.adaptation import solve_weights
 from pal.model import ModelConfig, RewardModel, make_prototypes
@@ -28,7 +28,7 @@ def test_the_population_is_where_its_people_are(town):
     model, _ = town
     assert float(model.mass.sum()) == pytest.approx(1, abs=1e-4)
     assert torch.allclose(model.atoms.sum(1), torch.ones(len(model.atoms)), atol=1e-4)
-    torch.testing.assert_close(model.population, model.users.weights.mean(0), rtol=0, atol=0.1)
+    torch.testing.assert_close(model.population, model.users.weights.mean(0), rtol=0, atol=1e-3)
     assert model.prior.concentration < 3  # three groups: people are far apart
 
 
@@ -37,14 +37,12 @@ def test_no_atom_is_a_person():
     near = torch.tensor([0.5, 0.3, 0.2]) + 0.1 * torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
     weights = torch.cat([near, torch.tensor([[0.05, 0.05, 0.9], [0.9, 0.05, 0.05], [0.1, 0.8, 0.1]])])
     weights = weights / weights.sum(1, keepdim=True)
-    never, ones = torch.zeros(len(weights), dtype=torch.long), torch.ones(len(weights))
-    sure = UserWeights(pl.Series("user_id", range(len(weights))), weights, never, ones, 1e9 * ones)
-    found = population_of(sure)
+    found = population_of(weights, torch.full((len(weights),), 1e9))
     assert len(found.atoms) > 1000
     drawn = found.atoms[:-4]  # after them the mean of all, and the corners
     assert float(torch.cdist(drawn, weights).min(0).values.median()) > 1e-3
     assert float(torch.cdist(drawn, weights[-3:]).min()) > 3e-3
-    torch.testing.assert_close(found.mean, weights.mean(0), rtol=0, atol=0.03)
+    torch.testing.assert_close(found.mean, weights.mean(0), rtol=0, atol=1e-4)
 
 
 def test_the_population_is_as_wide_as_people_are_and_are_unsure():
@@ -52,13 +50,47 @@ def test_the_population_is_as_wide_as_people_are_and_are_unsure():
     alpha = torch.tensor([3.0, 2.0, 1.0])
     torch.manual_seed(0)
     weights = torch.distributions.Dirichlet(alpha).sample((600,))
-    never, ones = torch.zeros(len(weights), dtype=torch.long), torch.ones(len(weights))
     for concentration in (torch.inf, 20.0):
-        people = UserWeights(pl.Series("user_id", range(600)), weights, never, ones, concentration * ones)
-        found = population_of(people)
+        found = population_of(weights, torch.full((600,), concentration))
+        torch.testing.assert_close(found.mean, weights.mean(0), rtol=0, atol=1e-4)
         own = (weights * (1 - weights)).mean(0) / (concentration + 1)
         spread = found.mass @ (found.atoms - found.mean).square()
         torch.testing.assert_close(spread, weights.var(0) + own, rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("K", [2, 5, 64])
+@pytest.mark.parametrize("concentration", [0.01, 3.0, torch.inf])
+@pytest.mark.parametrize("n", [1, 2, 7, 400])
+def test_any_people_make_a_density(K, concentration, n):
+    generator = torch.Generator().manual_seed(n)
+    for weights in (
+        torch.rand(n, K, generator=generator) ** 8,  # most near a corner
+        torch.eye(K)[torch.randint(K, (n,), generator=generator)],
+        torch.full((n, K), 1 / K),
+    ):
+        weights = weights / weights.sum(1, keepdim=True)
+        found = population_of(weights, torch.full((n,), concentration))
+        assert bool((found.mass > 0).all())
+        assert float(found.mass.sum()) == pytest.approx(1, abs=1e-4)
+        torch.testing.assert_close(found.atoms.sum(1), torch.ones(len(found.atoms)), atol=1e-4, rtol=0)
+        torch.testing.assert_close(found.mean, weights.mean(0), rtol=0, atol=0.02)
+
+
+def test_people_of_whom_there_are_no_answers_stay_what_they_were():
+    """Ten rounds, in each of which five of 605 people answer."""
+    torch.manual_seed(0)
+    first = population_of(torch.distributions.Dirichlet(torch.tensor([3.0, 2.0, 0.5])).sample((600,)), torch.ones(600))
+    population = first
+    for _ in range(10):
+        few = population_of(torch.tensor([[0.5, 0.3, 0.2]]).repeat(5, 1), torch.full((5,), 20.0))
+        population = mixed(few, 5.0, population, 600.0)
+    assert len(population.atoms) < 3000
+    share = 1 - (600 / 605) ** 10  # of those who answered
+    wanted = (1 - share) * first.mean + share * torch.tensor([0.5, 0.3, 0.2])
+    torch.testing.assert_close(population.mean, wanted, rtol=0, atol=1e-3)
+    spread = (first.mass @ (first.atoms - first.mean).square()).sum()
+    wider = (population.mass @ (population.atoms - population.mean).square()).sum()
+    assert float(wider) == pytest.approx(float((1 - share) * spread), rel=0.05)
 
 
 def test_the_likeliest_masses_are_those_of_a_convex_solver():

@@ -201,7 +201,7 @@ class RewardModel(nn.Module):
         if len(unseen) and terms.margins is not None and len(self.mass) > 1:
             asked, place = compact(question[unseen], len(terms.margins))
             pieces = [
-                self.probability(m @ self.atoms.T) @ self.mass for m in torch.split(terms.margins[asked], 1 << 14)
+                self.probability(m @ self.atoms.T) @ self.mass for m in torch.split(terms.margins[asked], 1 << 11)
             ]
             probability[unseen] = torch.cat(pieces).clamp(0, 1)[place]  # masses sum to one but for rounding
         return margin, probability

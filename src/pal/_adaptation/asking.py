@@ -186,10 +186,11 @@ def next_comparison(
     mass = belief.mass[None]  # (imagined pasts, atoms)
     share = torch.ones(1)
     rows: list[int] = []
+    open_ = _entropy(answers)  # of an answer, though the weights are known
     for _ in range(wanted):
-        gain = sum(p * _information(answers, m) for p, m in zip(share, mass, strict=True)) / each
+        gain = (_entropy(answers @ mass.T) - open_ @ mass.T) @ share / each
         gain[torch.from_numpy(asked)] = -torch.inf
-        best = int(torch.as_tensor(gain).argmax())
+        best = int(gain.argmax())
         rows.append(int(at[best]))
         asked[best] = True
         # imagine each answer to it; keep the likelier pasts where there are many
@@ -258,10 +259,6 @@ def _answers(p: Tensor, tie: float) -> Tensor:
     return torch.stack([p * (1 - middle), (1 - p) * (1 - middle), middle])
 
 
-def _information(answers: Tensor, mass: Tensor) -> Tensor:
-    """Mutual information (candidates,) of the answer and the atom, in nats."""
-
-    def entropy(p: Tensor) -> Tensor:
-        return -(p * p.clamp(min=1e-12).log()).sum(0)
-
-    return entropy(answers @ mass) - entropy(answers) @ mass
+def _entropy(answers: Tensor) -> Tensor:
+    """In nats, of probabilities (answers, ...)."""
+    return -(answers * answers.clamp(min=1e-12).log()).sum(0)

@@ -6,7 +6,6 @@ people are a normal continuum, that density around the mean of the atoms may say
 (`pal._adaptation.normal` learns it). What seen people are held to are the likeliest masses of the atoms.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -19,19 +18,19 @@ from pal._k_means import k_means
 from pal.model import RewardModel
 from pal.prototypes import Terms
 from pal.questions import Answers, compact
-from pal.users import Population, UserWeights, concentration_of
+from pal.users import Population, concentration_of
 
-__all__ = ["BARRIER", "Prior", "likeliest", "population_of", "posterior"]
+__all__ = ["BARRIER", "Prior", "likeliest", "mixed", "population_of", "posterior"]
 
 _GROUPS = 256  # at most, of people who are like one another
 _ATOMS = 1024  # about as many are drawn
 BARRIER = 0.1  # strength of the divergence beside a normal prior: keeps weights off the edges
 _CELLS = 16_000_000  # users or questions x atoms at a time
-_DRAWN = 2000  # at most, of a population that stands for people of whom there are no answers
 _LEAST = 3  # people of a group
+_LEAST_SURE, _SUREST = 0.05, 1e6  # concentration of people who are at corners, and of people who are all alike
+_NEWTON = 8  # steps: people's mean is well inside the atoms
 _SHRINKAGE = 20.0  # people
 _STEPS = 30  # of EM: the likelihood has settled
-_SUREST = 1e6  # concentration of people who are all alike
 
 
 @dataclass(frozen=True)
@@ -57,38 +56,64 @@ class Prior:
         return cls(centre, torch.zeros_like(centre), strength, precision)
 
 
-def population_of(
-    people: UserWeights, linear: bool = True, before: Population | None = None, n_before: float = 0.0
-) -> Population:
+def population_of(weights: Tensor, concentration: Tensor, *, linear: bool = True) -> Population:
     """The density on the simplex that people come from: the mean of what is known of each.
 
     Of a group of people who are like one another it is the Dirichlet distribution around their mean with the variance
-    that they have in all: between them, and of each of them. The mean of all and the corners have a hundredth.
+    that they have in all: between them, and of each of them. The mean of all and the corners have a hundredth. The mean
+    of the density is that of people.
 
     Args:
-        people: with their weights and how sure these are.
+        weights: (n, K) of people.
+        concentration: (n,) how sure these are.
         linear: whether margins are linear in w; elsewhere an atom takes as long as a prediction of all answers, and the
             groups' means are all that there is of them.
-        before: what was known of other people.
-        n_before: how many those are.
     """
-    own = people.weights
-    n, K = own.shape
-    others = torch.zeros(0, K) if before is None else _drawn(before, math.ceil(min(n_before, _DRAWN)))
-    weights = torch.cat([own, others])
-    count = torch.cat([torch.ones(n), torch.full((len(others),), n_before / max(1, len(others)))])
-    group, size, atoms = _grouped(weights, count)
-    draws = math.ceil(_ATOMS / len(size)) if linear else 1
+    n, K = weights.shape
+    M = max(1, min(_GROUPS, n // _LEAST))
+    group = k_means(weights, M, torch.Generator().manual_seed(0), restarts=1)
+    size = torch.bincount(group, minlength=M)
+    group, size = ((size > 0).cumsum(0) - 1)[group], size[size > 0]
+
+    def mean_of(x: Tensor) -> Tensor:
+        return torch.zeros(len(size), K).index_add_(0, at, x[of]) / torch.bincount(at)[:, None]
+
+    # of groups of people rather than of people, who can then be removed from the model: one or two people have the mean
+    # and the variance of the three people nearest to them
+    at, of = group, torch.arange(n)
+    few = (size < _LEAST).nonzero().squeeze(1)
+    near = torch.cdist(mean_of(weights)[few], weights).topk(min(_LEAST, n), largest=False).indices
+    many = (size >= _LEAST)[group]
+    at, of = torch.cat([group[many], few.repeat_interleave(near.shape[1])]), torch.cat([of[many], near.flatten()])
+    centre = mean_of(weights)
+    variance = mean_of(weights.square() + weights * (1 - weights) / (concentration[:, None] + 1)) - centre.square()
+
+    draws = (_ATOMS * size / n).ceil().long() if linear else torch.ones_like(size)
+    drawn = torch.arange(len(size)).repeat_interleave(draws)
+    atoms = centre[drawn]
     if linear:
-        square = (weights - atoms[group]).square()
-        square[:n] += own * (1 - own) / (people.concentration[:, None] + 1)
-        variance = torch.zeros_like(atoms).index_add_(0, group, count[:, None] * square) / size[:, None]
-        atoms = _draws(atoms, concentration_of(atoms, variance).clamp(1.0, _SUREST), draws)
-    corners = 0.97 * torch.eye(K) + 0.03 / K
-    mean = (count[:, None] * weights).mean(0, keepdim=True) / count.mean()
-    atoms = torch.cat([atoms, mean, corners]).clamp(min=1e-6)
-    mass = torch.cat([(size / size.sum() / draws).repeat(draws), torch.full((1 + K,), 1e-2 / (1 + K))])
-    return Population(atoms / atoms.sum(1, keepdim=True), mass / mass.sum())
+        sure = concentration_of(centre, variance.clamp(min=0)).clamp(_LEAST_SURE, _SUREST)
+        gamma = np.random.default_rng(0).standard_gamma((sure[drawn, None] * atoms).double().numpy())
+        atoms = torch.from_numpy(gamma / gamma.sum(1, keepdims=True)).float()
+    mean, corners = weights.mean(0), 0.97 * torch.eye(K) + 0.03 / K
+    atoms = torch.cat([atoms, mean[None], corners]).clamp(min=1e-6)
+    atoms = atoms / atoms.sum(1, keepdim=True)
+    mass = torch.cat([(size / draws / n)[drawn], torch.full((1 + K,), 1e-2 / (1 + K))])
+    return Population(atoms, _with_mean(atoms, mass, mean))
+
+
+def _with_mean(atoms: Tensor, mass: Tensor, mean: Tensor) -> Tensor:
+    """Masses (M,), in proportion to exp(a . atom) times those given, whose mean is as given: draws are off by some."""
+    a, x = torch.zeros_like(mean).double(), (atoms - mean).double()
+    ridge = 1e-9 * torch.eye(len(mean), dtype=torch.float64)
+    for _ in range(_NEWTON):
+        tilted = torch.softmax(mass.double().log() + x @ a, dim=0)
+        off = tilted @ x
+        a -= torch.linalg.solve((x * tilted[:, None]).T @ x - off[:, None] * off + ridge, off)
+    tilted = torch.softmax(mass.double().log() + x @ a, dim=0)
+    worse = not bool(tilted.isfinite().all()) or float((tilted @ x).abs().max()) > float((mass @ x.float()).abs().max())
+    kept = mass if worse else tilted.float().clamp(min=1e-12)
+    return kept / kept.sum()
 
 
 def likeliest(
@@ -97,7 +122,6 @@ def likeliest(
     terms: Terms,
     answers: Answers,
     n_users: int,
-    n_before: float = 0.0,
     total: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Population:
     """The same atoms with the masses under which answers are likeliest (Kiefer and Wolfowitz, 1956), by EM.
@@ -108,47 +132,25 @@ def likeliest(
         terms: of the questions.
         answers: of users in [0, n_users).
         n_users: users of whom there are answers here.
-        n_before: people of whom there are no answers, but whom the population is of.
         total: sums over all processes, where each has the answers of some users.
     """
     likelihood = _log_likelihood(model, terms, answers, n_users, population.atoms)
-    mass, known = population.mass, (_SHRINKAGE + n_before) * population.mass
+    likelihood = (likelihood - likelihood.max(1, keepdim=True).values).exp_()  # of each user, over that of their best
+    mass, known = population.mass, _SHRINKAGE * population.mass
     for _ in range(_STEPS):
-        share = torch.softmax(likelihood + mass.log(), dim=1)
-        mass = total(share.sum(0)) + known
+        mass = total(mass * ((likelihood @ mass).reciprocal() @ likelihood)) + known
         mass = mass / mass.sum()
     return replace(population, mass=mass)
 
 
-def _draws(centre: Tensor, concentration: Tensor, n: int) -> Tensor:
-    """From M Dirichlet distributions n draws of each, (n M, K)."""
-    shape = (concentration[:, None] * centre).double().numpy()
-    drawn = np.random.default_rng(0).standard_gamma(shape, (n, *shape.shape))
-    return torch.from_numpy(drawn / drawn.sum(2, keepdims=True)).float().flatten(0, 1)
-
-
-def _grouped(people: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Groups of people (n, K), who count so many times: the group of each (n,), and the size and mean of each group.
-
-    Means of groups of people rather than people, who can then be removed from the model: of one or two people it is
-    the mean of the three nearest to them.
-    """
-    M = max(1, min(_GROUPS, len(people) // _LEAST))
-    group = k_means(people, M, torch.Generator().manual_seed(0), restarts=1)
-    members = torch.bincount(group, minlength=M)
-    group, members = ((members > 0).cumsum(0) - 1)[group], members[members > 0]
-    size = torch.bincount(group, count)
-    centres = torch.zeros(len(size), people.shape[1]).index_add_(0, group, count[:, None] * people) / size[:, None]
-    few = members < _LEAST
-    near = torch.cdist(centres[few], people).topk(min(_LEAST, len(people)), largest=False).indices
-    centres[few] = people[near].mean(1)
-    return group, size, centres
-
-
-def _drawn(population: Population, n: int) -> Tensor:
-    """Weights (n, K) of people who stand for a population: atoms as often as their masses say."""
-    at = torch.searchsorted(population.mass.double().cumsum(0), (torch.arange(n) + 0.5).double() / max(1, n))
-    return population.atoms[at.clamp(max=len(population.mass) - 1)]
+def mixed(here: Population, n: float, elsewhere: Population, m: float) -> Population:
+    """The population of n people and of m others: these have no more atoms than are drawn of a new one."""
+    atoms, mass = elsewhere.atoms, elsewhere.mass
+    if len(atoms) > _ATOMS:  # as often as their masses say
+        at = torch.searchsorted(mass.double().cumsum(0), (torch.arange(_ATOMS) + 0.5).double() / _ATOMS)
+        atoms = atoms[at.clamp(max=len(atoms) - 1)]
+        mass = _with_mean(atoms, torch.full((_ATOMS,), 1 / _ATOMS), elsewhere.mean)
+    return Population(torch.cat([here.atoms, atoms]), torch.cat([here.mass * n, mass * m]) / (n + m))
 
 
 def posterior(

@@ -12,7 +12,7 @@ from pal._eigen import gram
 from pal._training.alone import Alone
 from pal._training.holding import FEW_STRENGTHS, Held, Holding, Known
 from pal._training.judging import Judge, mean_of
-from pal._training.sample import Sample
+from pal._training.sample import People, Sample
 from pal._training.tables import Tables
 from pal.losses import get_loss
 from pal.model import ModelConfig, RewardModel
@@ -124,7 +124,6 @@ class _Finish:
         self.model = RewardModel(replace(shape, side_bias=shape.slope * bias), prototypes, none, self.mean)
         self.terms, self.val_terms = self.model.terms(tables.questions), self.model.terms(tables.val_questions)
         self.precision = torch.full((shape.n_prototypes,) * 2, torch.nan)  # until it is learned
-        self.sampled = none  # likewise
 
     def run(self) -> Finished:
         answers, val, shards = self.tables.answers, self.tables.val_answers, self.shards
@@ -143,13 +142,14 @@ class _Finish:
             holding = self._holding(self.terms)
             held = holding.best(judge, sample, some, some_val)
         people = holding.people(answers, held)
-        self._learn_population(people, sample)
-        if chooses and not self.settled:
-            taken = sample.taken(answers)
-            new, few_strength = self._holding(self.terms).best_for_new(judge, sample, taken, some, some_val)
         judged = judge.margins(people, val)
         slope = judge.slope(judged, val)
         self._calibrate(slope)
+        solved = sample.people(people, shards)
+        self._learn_population(solved)
+        if chooses and not self.settled:
+            holding, taken = self._holding(self.terms), sample.taken(answers)
+            new, few_strength = holding.best_for_new(judge, sample, solved, taken, some, some_val)
         losses = judge.losses(judged, val, slope)
         everybody = replace(val, user=torch.full_like(val.user, len(self.trained)))
         shared_loss = judge.losses(judge.margins(people, everybody), val, slope)
@@ -183,12 +183,12 @@ class _Finish:
             if "normal" in (held.to, new.to):
                 self._learn_precision(terms, some, sample)
         people = self._holding(terms).people(both, held)
-        self._learn_population(people, sample)
+        self._learn_population(sample.people(people, self.shards))
         self._hold_new(new)
         return self.model.with_users(people)
 
     def _holding(self, terms: Terms) -> Holding:
-        people = (self.trained, self.sampled, self.mean, self.precision, self.known)
+        people = (self.trained, self.mean, self.precision, self.known)
         return Holding(self.model, terms, *people, self.shards)
 
     def _slope_before(self) -> tuple[float, float]:
@@ -218,14 +218,14 @@ class _Finish:
         if self.model.config.partition:
             self._change(Population(torch.eye(self.model.n_prototypes), self.mean.clamp(min=1e-6)))
             return
-        self.sampled = sample.people(self.trained, self.shards)
-        self._change(self._holding(terms).likely(some, len(sample.rows)))
+        people = sample.people(self.trained, self.shards)
+        self._change(self._holding(terms).likely(people, some, len(sample.rows)))
 
-    def _learn_population(self, people: UserWeights, sample: Sample) -> None:
-        """The prior that new people come from, as solved weights show it."""
-        if self._holding(self.terms).solves and not self.model.config.partition:
-            self.sampled = sample.people(people, self.shards)
-            self._change(self._holding(self.terms).population())
+    def _learn_population(self, people: People) -> None:
+        """What new people come from, as solved weights show it."""
+        holding = self._holding(self.terms)
+        if holding.solves and not self.model.config.partition:
+            self._change(holding.population(people))
 
     def _learn_precision(self, terms: Terms, some: Answers, sample: Sample) -> None:
         """That of a normal prior with the covariance of people's weights."""

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pal._adaptation.fitting import fit_weights, uncertainty
-from pal._adaptation.prior import BARRIER, Prior, likeliest, population_of, posterior
+from pal._adaptation.prior import BARRIER, Prior, likeliest, mixed, population_of, posterior
 from pal._training.alone import Alone
 from pal._training.judging import Judge
-from pal._training.sample import Sample
+from pal._training.sample import People, Sample
 from pal._while_better import while_better
 from pal.model import RewardModel
 from pal.prototypes import Terms
@@ -62,7 +62,6 @@ class Holding:
         model: calibrated, with its population.
         terms: of the training questions.
         trained: users as the loop left them.
-        sampled: a sample of users, of all processes: as the loop left them, or solved.
         mean: (K,) of people's weights.
         precision: (K, K) of the normal prior with the covariance of people's weights; NaN where it was not learned.
         known: what was known before.
@@ -72,7 +71,6 @@ class Holding:
     model: RewardModel
     terms: Terms
     trained: UserWeights
-    sampled: UserWeights
     mean: Tensor
     precision: Tensor
     known: Known | None
@@ -99,20 +97,24 @@ class Holding:
             users, n_comparisons=users.n_comparisons + counts[torch.from_numpy(before.rows(users.ids).copy())]
         )
 
-    def population(self, some: Tensor | None = None) -> Population:
-        """The density that people come from, as those sampled show it, or some of them (rows)."""
-        people = self.sampled if some is None else self.sampled.take(some.numpy())
-        before = None if self.known is None else self.known.population
-        return population_of(people, self.model.prototypes.linear, before, self._elsewhere(len(people)))
+    def population(self, people: People, some: Tensor | None = None) -> Population:
+        """The density that new people come from, as solved ones, or some of them (rows), show it."""
+        rows = torch.arange(len(people.weights)) if some is None else some
+        here = population_of(people.weights[rows], people.concentration[rows])
+        return self._mixed(here, len(rows))
 
-    def likely(self, answers: Answers, n: int) -> Population:
-        """The same, as likely as answers of n sampled users here, in [0, n), make it."""
-        elsewhere, total = self._elsewhere(len(self.sampled)), self.shards.total
-        return likeliest(self.population(), self.model, self.terms, answers, n, elsewhere, total)
+    def likely(self, people: People, answers: Answers, n: int) -> Population:
+        """Where seen people are likely to be, as n of those sampled answered, who are numbered in [0, n)."""
+        here = population_of(people.weights, people.concentration, linear=self.model.prototypes.linear)
+        here = likeliest(here, self.model, self.terms, answers, n, self.shards.total)
+        return self._mixed(here, len(people.weights))
 
-    def _elsewhere(self, n: int) -> float:
-        """People of whom there are no answers now, for n who stand for all of whom there are."""
-        return 0.0 if self.known is None else self.known.elsewhere * n / self.shards.count(len(self.trained))
+    def _mixed(self, here: Population, n: int) -> Population:
+        """With people of whom there are no answers now: as many as go with n who stand for all of whom there are."""
+        if self.known is None:
+            return here
+        elsewhere = self.known.elsewhere * n / self.shards.count(len(self.trained))
+        return mixed(here, n, self.known.population, elsewhere)
 
     def _priors(
         self,
@@ -165,13 +167,14 @@ class Holding:
         return next(held for held in found if held.loss <= least + ROUNDING)
 
     def best_for_new(
-        self, judge: Judge, sample: Sample, taken: Tensor, some: Answers, val: Answers
+        self, judge: Judge, sample: Sample, people: People, taken: Tensor, some: Answers, val: Answers
     ) -> tuple[Held, float]:
         """To what new people's weights are held, and how strongly to their posterior: seen people play them.
 
         Args:
             judge: what predicts their validation answers.
             sample: they.
+            people: all of them, solved.
             taken: rows of their training answers, ascending.
             some: these answers.
             val: their validation answers.
@@ -186,7 +189,7 @@ class Holding:
         rank = torch.arange(len(some)) - (counts.cumsum(0) - counts)[some.user[order]]
         shown = [some.take(order[rank < shots]) for shots in SHOTS]
         # somebody's own weights among the atoms would tell of them
-        of_others = [(mine, self.population(others)) for mine, others in sample.folds(FOLDS, self.shards)]
+        of_others = [(mine, self.population(people, others)) for mine, others in sample.folds(FOLDS, self.shards)]
 
         def priors_of(few: Answers, to: str) -> list[Prior]:
             if to == "normal":
@@ -194,8 +197,8 @@ class Holding:
             centre, variance = torch.empty(2, n, self.model.n_prototypes)
             for mine, population in of_others:
                 theirs = few.take(mine[few.user].nonzero().squeeze(1))
-                found = posterior(self.model, population, self.terms, theirs, n)
-                centre[mine], variance[mine] = (each[mine] for each in found)
+                theirs = replace(theirs, user=(mine.cumsum(0) - 1)[theirs.user])
+                centre[mine], variance[mine] = posterior(self.model, population, self.terms, theirs, int(mine.sum()))
             return [Prior(centre, variance, strength) for strength in FEW_STRENGTHS[to]]
 
         def tries(to: str) -> Iterator[Held]:

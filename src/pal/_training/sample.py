@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,10 +14,18 @@ from pal.users import UserWeights
 if TYPE_CHECKING:
     from pal._training.alone import Alone
 
-__all__ = ["Sample"]
+__all__ = ["People", "Sample"]
 
 _SOME = 100_000  # answers of the users drawn
+_MOST = 20_000  # users
 _PEOPLE = 100  # that there are at least, where most have as few answers as that asks for
+
+
+class People(NamedTuple):
+    """What is known of people, of all processes: ``weights`` (S, K), and ``concentration`` (S,), how sure these are."""
+
+    weights: Tensor
+    concentration: Tensor
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class Sample:
         order = torch.randperm(len(counts), generator=torch.Generator().manual_seed(0))
         # nobody whose answers would leave no room for others
         order = order[(counts <= max(_SOME / _PEOPLE, float(counts.median())))[order]]
+        order = order[:_MOST]
         few = counts[order].cumsum(0) <= _SOME
         few[0] = True
         chosen = torch.zeros(len(counts), dtype=torch.bool)
@@ -54,9 +63,14 @@ class Sample:
             others = (fold != part).nonzero().squeeze(1)
             yield shards.own(of_all)[self.rows] == part, others if len(others) else torch.arange(len(fold))
 
-    def people(self, users: UserWeights, shards: "Alone") -> UserWeights:
-        """Those sampled, of all processes; ``users`` are those here."""
-        return shards.everyone(users).take(self.chosen.nonzero().squeeze(1).numpy())
+    def people(self, users: UserWeights, shards: "Alone") -> People:
+        """All of them; ``users`` are those here."""
+        place, n = shards.own(self.chosen.cumsum(0) - 1)[self.rows], int(self.chosen.sum())
+        weights, concentration = torch.empty(n, users.weights.shape[1]), torch.empty(n)
+        mine = (place, users.weights[self.rows], users.concentration[self.rows])
+        for at, part, sure in shards.gathered(mine):
+            weights[at], concentration[at] = part, sure
+        return People(weights, concentration)
 
     def _place(self, answers: Answers) -> Tensor:
         place = torch.full((self.n + 1,), -1)
