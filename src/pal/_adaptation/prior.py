@@ -183,8 +183,10 @@ def _log_likelihood(model: RewardModel, terms: Terms, answers: Answers, n_users:
     slope, bias = model.config.slope, model.config.side_bias
     if terms.margins is not None:
         asked, question = compact(answers.question, len(terms.margins))
-        z = slope * (terms.margins[asked] @ atoms.T) + bias
-        return replace(answers, question=question).log_likelihood(z, n_users)
+        margins = slope * terms.margins[asked] + bias  # on the simplex a constant stays what it is
+        answers, weight = replace(answers, question=question), answers.counting
+        yes = answers.sums(weight * answers.label, margins, n_users) @ atoms.T
+        return yes - answers.sums(weight, F.softplus(margins @ atoms.T), n_users)
     nobody = torch.zeros_like(answers.user)
     columns = [model.prototypes.margin(terms, atom[None], answers.question, nobody) for atom in atoms]
     z = slope * torch.stack(columns, dim=1) + bias
