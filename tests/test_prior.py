@@ -29,6 +29,9 @@ def test_the_population_is_where_its_people_are(town):
     assert float(model.mass.sum()) == pytest.approx(1, abs=1e-4)
     assert torch.allclose(model.atoms.sum(1), torch.ones(len(model.atoms)), atol=1e-4)
     torch.testing.assert_close(model.population, model.users.weights.mean(0), rtol=0, atol=1e-3)
+    wanted = population_of(model.users.weights, model.users.concentration)  # solved ones, with how sure they are
+    torch.testing.assert_close(model.atoms, wanted.atoms)
+    torch.testing.assert_close(model.mass, wanted.mass)
     assert model.prior.concentration < 3  # three groups: people are far apart
 
 
