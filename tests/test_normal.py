@@ -196,7 +196,7 @@ def test_new_people_of_a_continuum_are_held_to_its_density(continuum):
         return curve["log_loss"].mean()
 
     atoms = min(loss(with_population(model, None, strength)) for strength in (10.0, 30.0, 100.0, 300.0, 1000.0))
-    assert loss(model) < atoms
+    assert loss(model) < atoms - 0.003
 
 
 def test_seen_people_who_are_held_to_the_density_are_so_as_new_ones_are(continuum, monkeypatch):
@@ -215,8 +215,8 @@ def test_seen_people_who_are_held_to_the_density_are_so_as_new_ones_are(continuu
     )
     known = torch.from_numpy(model.users.rows(again.ids).copy())
     difference = (again.weights - model.users.weights[known]).abs()
-    assert float(difference.median()) < 2e-3
-    assert float(difference.max()) < 0.02
+    assert float(difference.median()) < 1e-3
+    assert float(difference.max()) < 5e-3
 
 
 def test_groups_of_people_are_not(town):

@@ -104,13 +104,13 @@ def population_of(weights: Tensor, concentration: Tensor, *, linear: bool = True
 
 def _with_mean(atoms: Tensor, mass: Tensor, mean: Tensor) -> Tensor:
     """Masses (M,), in proportion to exp(a . atom) times those given, whose mean is as given: draws are off by some."""
-    a, x = torch.zeros_like(mean).double(), (atoms - mean).double()
+    a, x, begin = torch.zeros_like(mean).double(), (atoms - mean).double(), mass.double().log()
     ridge = 1e-9 * torch.eye(len(mean), dtype=torch.float64)
     for _ in range(_NEWTON):
-        tilted = torch.softmax(mass.double().log() + x @ a, dim=0)
+        tilted = torch.softmax(begin + x @ a, dim=0)
         off = tilted @ x
         a -= torch.linalg.solve((x * tilted[:, None]).T @ x - off[:, None] * off + ridge, off)
-    tilted = torch.softmax(mass.double().log() + x @ a, dim=0)
+    tilted = torch.softmax(begin + x @ a, dim=0)
     worse = not bool(tilted.isfinite().all()) or float((tilted @ x).abs().max()) > float((mass @ x.float()).abs().max())
     kept = mass if worse else tilted.float().clamp(min=1e-12)
     return kept / kept.sum()

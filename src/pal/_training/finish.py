@@ -177,8 +177,8 @@ class _Finish:
         held_out = self.tables.val_answers.take(known).telling(self.model.config.noise, len(self.trained))
         terms, both = _joined(self.terms, self.tables.answers, self.val_terms, held_out)
         sample = Sample.of_users(self.tables, self.shards)
-        some = sample.of(both)
         if self.model.n_prototypes > 1:
+            some = sample.of(both)
             self._learn_likely(terms, some, sample)
             if "normal" in (held.to, new.to):
                 self._learn_precision(terms, some, sample)

@@ -97,15 +97,13 @@ class Holding:
             users, n_comparisons=users.n_comparisons + counts[torch.from_numpy(before.rows(users.ids).copy())]
         )
 
-    def population(self, people: People, some: Tensor | None = None) -> Population:
-        """The density that new people come from, as solved ones, or some of them (rows), show it."""
-        rows = torch.arange(len(people.weights)) if some is None else some
-        here = population_of(people.weights[rows], people.concentration[rows])
-        return self._mixed(here, len(rows))
+    def population(self, people: People) -> Population:
+        """The density that new people come from, as solved ones show it."""
+        return self._mixed(population_of(*people), len(people.weights))
 
     def likely(self, people: People, answers: Answers, n: int) -> Population:
         """Where seen people are likely to be, as n of those sampled answered, who are numbered in [0, n)."""
-        here = population_of(people.weights, people.concentration, linear=self.model.prototypes.linear)
+        here = population_of(*people, linear=self.model.prototypes.linear)
         here = likeliest(here, self.model, self.terms, answers, n, self.shards.total)
         return self._mixed(here, len(people.weights))
 
@@ -189,7 +187,7 @@ class Holding:
         rank = torch.arange(len(some)) - (counts.cumsum(0) - counts)[some.user[order]]
         shown = [some.take(order[rank < shots]) for shots in SHOTS]
         # somebody's own weights among the atoms would tell of them
-        of_others = [(mine, self.population(people, others)) for mine, others in sample.folds(FOLDS, self.shards)]
+        of_others = [(mine, self.population(people.take(others))) for mine, others in sample.folds(FOLDS, self.shards)]
 
         def priors_of(few: Answers, to: str) -> list[Prior]:
             if to == "normal":

@@ -27,6 +27,10 @@ class People(NamedTuple):
     weights: Tensor
     concentration: Tensor
 
+    def take(self, rows: Tensor) -> "People":
+        """Some of them."""
+        return People(self.weights[rows], self.concentration[rows])
+
 
 @dataclass(frozen=True)
 class Sample:
