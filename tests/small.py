@@ -1,5 +1,7 @@
 """Settings of fits of a second, the parts of small data, and a model, that several tests share."""
 
+import numpy as np
+
 import pal
 
 QUICK = {"latent_dim": 5, "hidden_dim": 7, "batch_size": 64, "max_steps": 60}
@@ -15,3 +17,22 @@ def three_groups(n_users):
     parts = population.data.split(unseen_users=0.3, seed=0)
     config = pal.TrainConfig(n_prototypes=3, map="linear", latent_dim=8, max_steps=1500)
     return pal.fit(parts.train, parts.validation, config).model, parts
+
+
+def votes(people, statements, each, effect, personal, seed=0):
+    """Votes of people with three factors on statements that differ in how many agree: their vectors say nothing."""
+    random = np.random.default_rng(seed)
+    vectors = random.standard_normal((statements + 2, 64)) / 8
+    user = np.repeat(np.arange(people), each)
+    asked = np.concatenate([random.permutation(statements)[:each] for _ in range(people)])
+    person, statement = random.standard_normal((people, 3)), random.standard_normal((statements, 3))
+    margin = effect * random.standard_normal(statements)[asked] + personal * (person[user] * statement[asked]).sum(1)
+    ids = [*(f"s{i}" for i in range(statements)), "agree", "disagree"]
+    table = pal.Comparisons.from_columns(
+        user_id=[f"u{i}" for i in user],
+        left_id=["agree"] * len(user),
+        right_id=["disagree"] * len(user),
+        prompt_id=[ids[i] for i in asked],
+        label=(random.random(len(user)) < 1 / (1 + np.exp(-margin))).astype(float),
+    )
+    return pal.embed(table, embeddings=(ids, vectors))

@@ -29,6 +29,7 @@ from pal._vectors.store import content_keys
 from pal.testing import tiny
 from pal.training import continued
 from pal.users import rows_of
+from small import votes
 
 ray_test = pytest.mark.ray
 
@@ -110,6 +111,17 @@ def test_several_processes_give_the_loss_curve_and_the_model_of_one(tmp_path, op
     in_processes(hand_over(data.train, data.validation, config, tmp_path / "data"), tmp_path, 2)
     two = read_result(tmp_path, data.train.comparisons.user_ids)
     check_same(pal.fit(data.train, data.validation, config), two)
+
+
+def test_new_questions_of_several_processes_are_counted_once(tmp_path):
+    """Answers to one of them are in both, which alone say more of the slope than together."""
+    data = votes(24, 12, 8, 1.5, 0.3).split(unseen_users=0.0, test=0.0, validation=0.4, by="prompt")
+    config = pal.TrainConfig(model="b", n_prototypes=1, map="linear", max_steps=30)
+    in_processes(hand_over(data.train, data.validation, config, tmp_path / "data"), tmp_path, 2)
+    two = read_result(tmp_path, data.train.comparisons.user_ids)
+    one = pal.fit(data.train, data.validation, config)
+    assert two.model.config.slope == pytest.approx(one.model.config.slope, abs=1e-5)
+    assert two.metrics["validation_log_loss"] == pytest.approx(one.metrics["validation_log_loss"], abs=1e-5)
 
 
 @pytest.mark.parametrize("own", ["one prompt each", "one has one"])

@@ -14,12 +14,14 @@ from sklearn.linear_model import LogisticRegression
 import pal
 from pal import TrainConfig
 from pal._training import run as run_module
+from pal._training.alone import Alone
+from pal._training.judging import Asked
 from pal._training.run import Run
 from pal._training.tables import Tables
 from pal.losses import LOSSES
 from pal.testing import tiny
-from pal.training import model_config, train
-from small import QUICK, parts_of
+from pal.training import chance_groups, model_config, train
+from small import QUICK, parts_of, votes
 
 
 def same(one, two):
@@ -339,6 +341,71 @@ def test_last_passes_begin_at_the_full_rates_where_that_does_good(monkeypatch, k
     monkeypatch.setattr(Run, "_step", watched)
     train(parts.train, parts.validation, TrainConfig(n_prototypes=k, **{**QUICK, **settings}), k)
     assert seen == rates
+
+
+@pytest.mark.parametrize(
+    ("rises", "rates"),
+    [((0.1, 0.3), {1.0, 0.2, 0.04}), ((0.11, 0.01), {0.2, 0.04}), ((-0.2, 0.3), {1.0, 0.2, 0.04})],
+)
+def test_last_passes_leave_out_the_full_rates_where_these_did_harm(monkeypatch, rises, rates):
+    """Rises of the validation loss at the full learning rates, and after they fell."""
+    parts, seen, step = parts_of(tiny(400), unseen_users=0.0), set(), Run._step
+    config = TrainConfig(n_prototypes=3, **{**QUICK, "batch_size": 16})
+    shape = model_config(parts.train, config, 3)
+    run = Run(Tables.of(parts.train, parts.validation, shape, config), shape, config, None)
+    run.train(None)
+    rows = [(0.5, config.lr), (0.5 + rises[0], config.lr), (0.5 + rises[1], config.lr / 5)]
+    run.state.history = [{"validation_log_loss": loss, "lr": lr} for loss, lr in rows]
+
+    def watched(run, *batch):
+        seen.add(run.optimiser.factor)
+        return step(run, *batch)
+
+    monkeypatch.setattr(Run, "_step", watched)
+    run.go_over(3)
+    assert seen == rates
+
+
+def test_answers_to_new_questions_tell_of_the_questions():
+    """Of thirty statements validation has six that training has not: they are six facts, not two hundred."""
+    losses = []
+    for seed in range(3):
+        parts = parts_of(votes(60, 30, 15, 1.5, 0.3, seed), unseen_users=0.0, test=0.3, validation=0.2, by="prompt")
+        result = pal.fit(parts.train, parts.validation, TrainConfig(model="b", n_prototypes=(1, 3), seed=seed))
+        losses.append(pal.evaluate(result.model, parts.test, bootstrap=0).log_loss)
+        assert result.model.n_prototypes == 1
+    assert np.mean(losses) < 0.70  # .733 were each answer to count; log 2 is .693
+
+
+def test_which_questions_are_new_and_what_chance_moves_together():
+    data = votes(10, 8, 6, 1.0, 0.0)
+    parts = parts_of(data, unseen_users=0.0, test=0.0, validation=0.3, by="prompt")
+    user = parts.validation.comparisons.user
+
+    def tables(train_data, validation, **settings):
+        config = TrainConfig(**settings)
+        return Tables.of(train_data, validation, model_config(train_data, config, 1), config)
+
+    prompt = parts.validation.comparisons.prompt
+    for settings in ({"model": "b"}, {"model": "a", "prompt": "none"}):  # that a model does not see them is no matter
+        new = tables(parts.train, parts.validation, **settings)
+        asked = Asked.of(new, Alone())
+        assert asked.new.all()
+        assert asked.n == 8 - len(np.unique(prompt))
+        assert asked.share_new(new.val_answers, Alone()) == 1
+        groups = chance_groups(new, user)
+        assert len(set(zip(groups, prompt, strict=True))) == len(set(groups)) == len(set(prompt))
+        score = torch.arange(len(user)).double()
+        each = np.bincount(prompt, score.numpy())
+        assert float(asked.square_sum(score, new.val_answers, Alone())) == pytest.approx(np.square(each).sum())
+    table = parts.train.comparisons
+    turned = replace(parts.train, comparisons=replace(table, left=table.right, right=table.left, label=1 - table.label))
+    old = tables(parts.train, turned, model="b")
+    asked = Asked.of(old, Alone())
+    assert not asked.new.any()
+    score = torch.arange(len(turned)).double()
+    assert float(asked.square_sum(score, old.val_answers, Alone())) == float(score.square().sum())
+    assert np.array_equal(chance_groups(old, turned.comparisons.user), turned.comparisons.user)
 
 
 @pytest.mark.parametrize("model", ["a", "b"])

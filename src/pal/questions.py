@@ -16,7 +16,9 @@ from torch.nn import functional as F
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
 
-__all__ = ["Answers", "Questions", "compact", "noise_of", "tabulate"]
+__all__ = ["Answers", "Questions", "compact", "noise_of", "row_keys", "tabulate"]
+
+_ODD = np.uint64(0x9E3779B97F4A7C15)  # products with it, modulo 2^64, mix the bits of a key
 
 
 def compact(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -75,6 +77,14 @@ class Questions:
         if self.item_prompt is None or self.prompts is None:
             return x
         return torch.cat([x, self.prompts[self.item_prompt]], dim=1)
+
+    def keys(self) -> npt.NDArray[np.int64]:
+        """A key (Q,) of the vectors of each: the same in other tables, and with left and right exchanged."""
+        items = row_keys(self.responses)
+        key = items[self.left.numpy(force=True)] + items[self.right.numpy(force=True)]
+        if self.prompts is not None and self.prompt is not None:
+            key = key * _ODD + row_keys(self.prompts)[self.prompt.numpy(force=True)]
+        return np.asarray(key.view(np.int64))
 
     def concatenated(self) -> "Questions":
         """The same questions about items [x; x_c]: each distinct (response, prompt) is an item of its own."""
@@ -189,6 +199,13 @@ class Answers:
         """The same answers on a device."""
         weight = None if self.weight is None else self.weight.to(device)
         return Answers(self.user.to(device), self.question.to(device), self.label.to(device), weight)
+
+
+def row_keys(x: Tensor) -> npt.NDArray[np.uint64]:
+    """A key (m,) of the bits of each row of ``x`` (m, D)."""
+    bits = np.ascontiguousarray(x.numpy(force=True)).view(np.uint32).astype(np.uint64)
+    factors = np.arange(1, bits.shape[1] + 1, dtype=np.uint64) * _ODD | np.uint64(1)
+    return np.asarray(np.einsum("nd,d->n", bits, factors))  # modulo 2^64
 
 
 def noise_of(soft: Tensor, count: Tensor) -> Tensor:

@@ -17,7 +17,17 @@ from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
 from pal.evaluation import metrics_of
 from pal.model import RewardModel
-from pal.training import Tabulated, TrainConfig, TrainResult, config_of, continued, kinds, prompts_vary, train
+from pal.training import (
+    Tabulated,
+    TrainConfig,
+    TrainResult,
+    chance_groups,
+    config_of,
+    continued,
+    kinds,
+    prompts_vary,
+    train,
+)
 
 __all__ = ["CANDIDATES", "Choice", "FitResult", "Stage", "explore", "fit", "select", "with_validation"]
 
@@ -90,7 +100,8 @@ def fit(
         return train(train_data, validation, config, k, begin, path, tables.of(config))
 
     choice = kinds(train_data, config, prompts_vary(train_data))
-    return explore(stage, choice, start, validation.comparisons.user, len(train_data))
+    groups = chance_groups(tables.of(choice[0]), validation.comparisons.user)
+    return explore(stage, choice, start, groups, len(train_data))
 
 
 def with_validation(
@@ -127,7 +138,7 @@ def explore(
         stage: trains one.
         choice: configs that differ in the kind of model: the first, unless another predicts clearly better.
         start: a model to go on from.
-        user: (n_validation,) of whom each validation answer is.
+        user: (n_validation,) of whom each validation answer is, or what else goes together: `chance_groups`.
         n_train: training answers.
     """
     config = choice[0]

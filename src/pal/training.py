@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch import Tensor
 from pal._training.alone import Alone
 from pal._training.config import TrainConfig, config_of, continued, kinds, model_config, prompts_vary
 from pal._training.finish import finish, refitted
+from pal._training.judging import Asked
 from pal._training.run import Run
 from pal._training.tables import Tables
 from pal.embeddings import EmbeddedComparisons
@@ -28,6 +31,7 @@ __all__ = [
     "Tabulated",
     "TrainConfig",
     "TrainResult",
+    "chance_groups",
     "config_of",
     "continued",
     "kinds",
@@ -148,6 +152,23 @@ class Tabulated:
         if self._made is None or self._made[0] != shape.prompt:
             self._made = shape.prompt, Tables.of(data, validation, shape, config)
         return self._made[1]
+
+
+def chance_groups(tables: Tables, user: npt.NDArray[Any], shards: Alone | None = None) -> npt.NDArray[np.int64]:
+    """Which validation answers (n,) chance moves together: a person's, or those to one of a few new questions.
+
+    Args:
+        tables: the answers.
+        user: (n,) of whom each validation answer is, of all processes in their order.
+        shards: where the answers here are some of all.
+    """
+    shards = shards or Alone()
+    asked = Asked.of(tables, shards)
+    answers = tables.val_answers
+    key = np.concatenate(shards.gathered(asked.keys[answers.question.cpu().numpy()]))
+    if asked.share_new(answers, shards) > 0.5 and len(np.unique(key)) < len(np.unique(user)):
+        return key
+    return user
 
 
 def _shape_of_start(shape: ModelConfig, start: RewardModel, n_prototypes: int) -> ModelConfig:

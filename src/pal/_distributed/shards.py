@@ -27,6 +27,7 @@ from pal._training.tables import Tables
 from pal.losses import sigmoid_slope
 from pal.model import ModelConfig, RewardModel
 from pal.prototypes import PromptPrototypes, Prototypes, differences
+from pal.questions import row_keys
 from pal.users import UserWeights
 
 __all__ = ["Shards"]
@@ -254,9 +255,6 @@ class Shards(Alone):
 
 def share_of(shards: Shards, x: Tensor) -> Tensor:
     """(m,) one over the number of processes that hold each row of ``x`` (m, D), found by a key of its bits."""
-    bits = np.ascontiguousarray(x.numpy()).view(np.uint32).astype(np.uint64)
-    weights = np.arange(1, bits.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) | np.uint64(1)
-    keys = np.einsum("nd,d->n", bits, weights)  # wraps at 2^64
-    here, place = np.unique(keys, return_inverse=True)
+    here, place = np.unique(row_keys(x), return_inverse=True)
     every, times = np.unique(np.concatenate(shards.gathered(here)), return_counts=True)
     return torch.from_numpy(1.0 / times[np.searchsorted(every, here)][place])

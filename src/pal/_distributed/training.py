@@ -15,7 +15,7 @@ from pal._distributed.shards import Shards
 from pal.embeddings import EmbeddedComparisons
 from pal.model import RewardModel
 from pal.selection import FitResult, explore
-from pal.training import Tabulated, TrainConfig, TrainResult, kinds, train
+from pal.training import Tabulated, TrainConfig, TrainResult, chance_groups, kinds, train
 from pal.users import rows_of
 
 __all__ = ["Given", "fit_shard", "progress_file", "read_result", "write_result"]
@@ -76,11 +76,12 @@ class _Shard:
         self.shards = Shards(
             users, own.answers, own.held_out, own.user_ids, keys, given.config.seed, progress_file(given)
         )
-        # of whom each validation answer is, in the order in which losses are gathered
+        # of whom each validation answer is, or to what, in the order in which losses are gathered
         table = self.validation.comparisons
         found = rows_of(table.user_ids, own.user_ids)[table.user]
         stranger = len(own.user_ids) + (table.user.astype(np.int64) + 1) * workers + rank
-        self.val_user = np.concatenate(self.shards.gathered(np.where(found < 0, stranger, found)))
+        user = np.concatenate(self.shards.gathered(np.where(found < 0, stranger, found)))
+        self.val_groups = chance_groups(tables, user, self.shards)
 
     def stage(self, config: TrainConfig, k: int, start: RewardModel | None, path: Path) -> TrainResult:
         """`pal.training.train` with users sharded; the result is of all users, the same in every worker."""
@@ -109,7 +110,7 @@ def fit_shard(given: Given, rank: int, workers: int) -> FitResult:
     def stage(config: TrainConfig, k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
         return shard.stage(config, k, begin, folder / f"prototypes-{k}{kind}.safetensors")
 
-    return explore(stage, shard.kinds, start, shard.val_user, shard.shards.n_answers)
+    return explore(stage, shard.kinds, start, shard.val_groups, shard.shards.n_answers)
 
 
 # -- the result on disk ------------------------------------------------------------------------------------------------

@@ -67,7 +67,8 @@ class TrainConfig:
         refit: end with training and validation answers together: some last passes over them, then weights solved on
             them.
         last_passes: how many at the full learning rates and at each of two low ones (only at these: the pooled model,
-            one whose margins are not linear in w, few answers); 0: only the weights are solved anew.
+            one whose margins are not linear in w, few answers, one whose validation loss had risen); 0: only the
+            weights are solved anew.
         seed: of everything random.
         device: "auto", "cpu", "cuda", "mps".
         precision: "float32", or "bfloat16" (autocast of the maps).

@@ -11,7 +11,7 @@ from pal._adaptation.normal import learn_precision
 from pal._eigen import gram
 from pal._training.alone import Alone
 from pal._training.holding import FEW_STRENGTHS, Held, Holding, Known
-from pal._training.judging import Judge, mean_of
+from pal._training.judging import Asked, Judge, mean_of
 from pal._training.sample import People, Sample
 from pal._training.tables import Tables
 from pal.losses import get_loss
@@ -129,7 +129,8 @@ class _Finish:
         answers, val, shards = self.tables.answers, self.tables.val_answers, self.shards
         sample = Sample.of_users(self.tables, shards)
         some, some_val = sample.of(answers), sample.of(val)
-        judge = Judge(self.prototypes, self.val_terms, self.bias, *self._slope_before(), shards)
+        asked = Asked.of(self.tables, shards)
+        judge = Judge(self.prototypes, self.val_terms, self.bias, *self._slope_before(asked), asked, shards)
         held = Held("mean", self.model.config.strength)
         new, few_strength = self._held_before(self._holding(self.terms).solves)
         if self.model.n_prototypes > 1:
@@ -191,10 +192,11 @@ class _Finish:
         people = (self.trained, self.mean, self.precision, self.known)
         return Holding(self.model, terms, *people, self.shards)
 
-    def _slope_before(self) -> tuple[float, float]:
-        """The slope of the sigmoid to begin from, and how sure it is."""
+    def _slope_before(self, asked: Asked) -> tuple[float, float]:
+        """The slope of the sigmoid to begin from, and how sure it is: of new questions each known one tells once."""
         if self.start is None:
-            config, n = self.model.config, self.shards.count(len(self.tables.answers))
+            config, new = self.model.config, asked.share_new(self.tables.val_answers, self.shards)
+            n = (1 - new) * self.shards.count(len(self.tables.answers)) + new * asked.n
             link = get_loss(config.loss).link or 1.0
             return link * n / (n + _UNSURE * config.noise), _SURE_OF_SLOPE * config.noise
         return self.start.config.slope, 1.0 + TOLD_OF_SLOPE * float(self.start.users.n_comparisons.sum())

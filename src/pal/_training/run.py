@@ -33,6 +33,7 @@ SAVE_EVERY = 5.0  # seconds between checkpoints
 SOLVED = 2.5e-3  # a validation loss below which nothing is left to learn, only margins to inflate
 LAST = (1.0, 0.2, 0.04)  # shares of the learning rates at which validation answers are gone over with the others
 SOME_STEPS = 8  # of a last pass at the full rates
+RISE = 0.1  # of the validation loss from its lowest, beyond which more passes at the full rates learn answers by heart
 TOLD = 10.0  # answers that tell as much of a person as one draw of a prototype from their weights would
 MAP_PRECISION = 4.0  # of the normal prior on the parameters of model A's map, where no weight decay is given
 LEAST_NOISE = 0.1  # of answers that are all near one half, which may be ties as well
@@ -231,7 +232,8 @@ class Run:
         # a new optimiser needs some steps before it does more good than harm at the full rates, which moreover make
         # margins larger: where they are not linear in w, nothing makes them as large as before
         steps = math.ceil(train.n / batch)
-        rates = LAST if self.learns_users and self.prototypes.linear and steps >= SOME_STEPS else LAST[1:]
+        full = self.learns_users and self.prototypes.linear and steps >= SOME_STEPS and self._risen() <= RISE
+        rates = LAST if full else LAST[1:]
         self._new_optimisers()
         with self._threads():
             for factor in rates:
@@ -240,6 +242,11 @@ class Run:
                 for side, numbers, size in islice(batches, most):
                     self._step(side, numbers, size)
                 self.prior = self.mean_weights()
+
+    def _risen(self) -> float:
+        """How far validation loss had risen from its lowest when the learning rates first fell."""
+        losses = [row["validation_log_loss"] for row in self.state.history if row["lr"] == self.config.lr]
+        return losses[-1] - min(losses) if losses else 0.0
 
     def _validation_side(self) -> Drawn:
         """Validation answers of known users, to train on."""

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 from torch import Tensor
@@ -22,13 +23,18 @@ __all__ = ["Tables", "pick_device"]
 
 @dataclass(frozen=True)
 class Tables:
-    """Training and validation answers as tensors; users are those of training, validation's matched by id."""
+    """Training and validation answers as tensors; users are those of training, validation's matched by id.
+
+    Keys (`Questions.keys`) are of what was asked, the prompt included where a model leaves it out.
+    """
 
     user_ids: pl.Series
     questions: Questions
     answers: Answers
     val_questions: Questions
     val_answers: Answers  # user == len(user_ids): unseen
+    keys: npt.NDArray[np.int64]
+    val_keys: npt.NDArray[np.int64]
     sided: bool
 
     @cached_property
@@ -79,9 +85,10 @@ class Tables:
         present, user = np.unique(data.comparisons.user, return_inverse=True)
         ids = data.comparisons.user_ids.gather(present)
 
-        def side(part: EmbeddedComparisons, rows: Any) -> tuple[Questions, Answers]:
+        def side(part: EmbeddedComparisons, rows: Any) -> tuple[Questions, Answers, npt.NDArray[np.int64]]:
             check_data(shape, part)
             questions, question = tabulate(part)
+            keys = questions.keys()
             if shape.prompt == "concatenate":
                 questions = questions.concatenated()
             elif shape.prompt == "none":
@@ -93,13 +100,13 @@ class Tables:
                 torch.from_numpy(part.comparisons.label.copy()),
                 weight,
             )
-            return questions.to(device), answers.to(device)
+            return questions.to(device), answers.to(device), keys
 
-        questions, answers = side(data, user)
+        questions, answers, keys = side(data, user)
         found = matched(validation.comparisons.user_ids, ids, "the training data")
         found = np.where(found < 0, len(ids), found)
-        val_questions, val_answers = side(validation, found[validation.comparisons.user])
-        return cls(ids, questions, answers, val_questions, val_answers, data.comparisons.sided)
+        val_questions, val_answers, val_keys = side(validation, found[validation.comparisons.user])
+        return cls(ids, questions, answers, val_questions, val_answers, keys, val_keys, data.comparisons.sided)
 
 
 def _balanced(answers: Answers, n: int, count: Callable[[int], int]) -> Answers:

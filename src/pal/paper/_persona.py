@@ -83,12 +83,15 @@ class Cohort:
     def tables(self, answers: int) -> Tables:
         """Training and validation answers as `pal.training` works on them, 20 bytes each."""
         questions = self.statements.questions
+        keys = questions.keys()
         return Tables(
             self.ids,
             questions,
             self._answers(self.learned_from(answers)),
             questions,
             self._answers(slice(TESTED, 2 * TESTED)),
+            keys,
+            keys,
             sided=True,
         )
 
