@@ -3,7 +3,8 @@
 Run `python benchmarks/compare.py [NAME...] [--seeds N] [--workers N]`: a data set at a time, each into
 benchmarks/results/compare-NAME.json; then writes the table of docs/benchmarks.md and its picture from all that are
 there (`--draw` does only this). With `--train-alone` PAL learns from training answers alone, as its peers do, and
-validation answers only choose: into alone-NAME.json.
+validation answers only choose: into alone-NAME.json. With `--new-questions` the test, as validation, is on prompts that
+training has not: into new-NAME.json.
 """
 
 import argparse
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--train-alone", action="store_true", help="no last passes over validation answers")
+    parser.add_argument("--new-questions", action="store_true", help="splits by prompt")
     parser.add_argument("--draw", action="store_true", help="only the table and the picture")
     arguments = parser.parse_args()
     there = {path.stem.removeprefix("compare-") for path in machine.RESULTS.glob("compare-*.json")}
@@ -77,6 +79,8 @@ def main() -> None:
         options["draws"] = DRAWS.get(name, 1)
         if arguments.train_alone:
             measure(f"alone-{name}", load(), [*RIVALS, ours], config=replace(config, refit=False), **options)
+        elif arguments.new_questions:
+            measure(f"new-{name}", load(), ["majority", *RIVALS, "btl", ours], config=config, by="prompt", **options)
         else:
             measure(f"compare-{name}", load(), [*PEERS, ours], config=config, **options)
     draw()
@@ -99,7 +103,7 @@ def draw() -> None:
         paths = {name: machine.RESULTS / f"{kind}-{name}.json" for name in TASKS}
         return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
-    write(there("compare"), there("alone"), machine.ROOT / "docs")
+    write(there("compare"), there("alone"), there("new"), machine.ROOT / "docs")
 
 
 if __name__ == "__main__":

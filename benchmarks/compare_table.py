@@ -12,11 +12,12 @@ import numpy as np
 SHOTS = ("shots_0", "shots_5", "shots_20")
 
 
-def write(results: dict[str, Any], alone: dict[str, Any], docs: Path) -> None:
+def write(results: dict[str, Any], alone: dict[str, Any], new: dict[str, Any], docs: Path) -> None:
     """Replaces the tables in docs/benchmarks.md, and docs/images/compare.png."""
     replace_part(docs / "benchmarks.md", "compare", "\n\n".join(table(n, r) for n, r in results.items()))
     both = {name: (results[name], found) for name, found in alone.items() if name in results}
     replace_part(docs / "benchmarks.md", "alone", train_alone(both))
+    replace_part(docs / "benchmarks.md", "new", new_questions(new))
     picture(results, docs / "images" / "compare.png")
 
 
@@ -67,6 +68,22 @@ def train_alone(results: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> st
             *map(spread, [best["difference"], *new]),
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def new_questions(results: dict[str, Any]) -> str:
+    """Accuracy by user (log-loss) on questions that nobody had answered in training."""
+    lines: list[str] = []
+    for name, result in results.items():
+        rows = result["result"]["models"]
+        if not lines:
+            lines = [
+                "| data | " + " | ".join(row["model"] for row in rows[:-1]) + " | PAL | K | PAL is better than btl by |"
+            ]
+            lines.append("|---" * (len(rows) + 3) + "|")
+        each = [f"{row['accuracy_by_user']:.3f} ({row['log_loss']:.3f})" for row in rows]
+        numbers = ", ".join(map(str, rows[-1]["n_prototypes"]))
+        lines.append(f"| {name} | " + " | ".join([*each, numbers, spread(rows[-2]["difference"])]) + " |")
     return "\n".join(lines)
 
 

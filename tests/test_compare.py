@@ -44,6 +44,16 @@ def compared(**values):
     return pal.baselines.compare(tiny(400), ["majority", "btl-linear", "per-user"], seeds=2, shots=[0, 5], **values)
 
 
+def test_compare_on_prompts_that_no_model_has_learned_from():
+    data = tiny(400)
+    (row,) = pal.baselines.compare(data, ["btl-linear"], seeds=1, shots=[0], by="prompt")
+    parts = data.split(unseen_users=0.2, test=0.2, validation=0.1, by="prompt", seed=0)
+    model = pal.baselines.fit("btl-linear", parts.train, parts.validation, TrainConfig())
+    assert row["accuracy_by_user"] == pytest.approx(pal.evaluate(model, parts.test).accuracy_by_user)
+    with pytest.raises(pal.InputError, match="by"):
+        pal.baselines.compare(data, ["btl-linear"], seeds=1, by="colour")
+
+
 def test_compare_has_intervals_and_paired_differences():
     rows = {row["model"]: row for row in compared()}
     assert list(rows) == ["majority", "btl-linear", "per-user"]

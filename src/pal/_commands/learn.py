@@ -14,6 +14,7 @@ import pal
 from pal import baselines, distributed, simulation
 from pal._commands.options import (
     SHOTS,
+    By,
     Data,
     Embeddings,
     EncoderName,
@@ -89,9 +90,7 @@ def fit(
     embeddings: Embeddings = None,
     images: Images = False,
     joint: Annotated[bool, typer.Option("--joint", help="Embed prompt and response as one text (model a).")] = False,
-    by: Annotated[
-        Literal["comparison", "pair", "prompt", "item", "assigned"], typer.Option(help="What parts do not share.")
-    ] = "comparison",
+    by: By = "comparison",
     unseen_users: Annotated[float, typer.Option(help="Share of people kept apart as new.")] = 0.2,
     test: Annotated[float, typer.Option(help="Share of each other person's answers for the test.")] = 0.1,
     validation: Annotated[float, typer.Option(help="Likewise for validation.")] = 0.1,

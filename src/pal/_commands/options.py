@@ -18,6 +18,7 @@ from pal.model import RewardModel
 
 __all__ = [
     "SHOTS",
+    "By",
     "Data",
     "Embeddings",
     "EncoderName",
@@ -45,6 +46,9 @@ Data = Annotated[
         metavar="DATA",
         help="Comparison table (parquet, jsonl, csv) or a data set's folder (Polis, persona, UKPConvArg).",
     ),
+]
+By = Annotated[
+    Literal["comparison", "pair", "prompt", "item", "assigned"], typer.Option(help="What parts do not share.")
 ]
 Kind = Literal["a", "b"]
 ModelFolder = Annotated[str, typer.Argument(metavar="DIR", help="Model folder, or a Hub id.")]

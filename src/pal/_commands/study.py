@@ -8,6 +8,7 @@ import typer
 import pal
 from pal import baselines, simulation
 from pal._commands.options import (
+    By,
     Data,
     Embeddings,
     EncoderName,
@@ -47,6 +48,7 @@ def compare(
     unseen_users: Annotated[float, typer.Option(help="Share of people kept apart as new.")] = 0.2,
     shots: Annotated[str, typer.Option(help="Numbers of answers of new people.")] = "0,5,20",
     draws: Annotated[int, typer.Option(help="Of new people's answers: more where they are few.")] = 1,
+    by: By = "comparison",
     reference: Annotated[str | None, typer.Option(help="Differences are from it; the last model without it.")] = None,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
     min_votes: MinVotes = 10,
@@ -68,6 +70,7 @@ def compare(
         numbers_of(shots),
         reference=reference,
         draws=draws,
+        by=by,
         workers=workers,
     )
     warn_of_repeats(embedded.comparisons, str(data))

@@ -40,6 +40,7 @@ def compare(
     reference: str | None = None,
     reserve: int | None = None,
     draws: int = 1,
+    by: str = "comparison",
     workers: int = 1,
 ) -> list[dict[str, Any]]:
     """Fits every model on the same splits.
@@ -58,6 +59,8 @@ def compare(
             shots are more, there is a second curve, of people who have answered more than the most shots.
         draws: of the answers that are shown of new people and those that they are tested on. With few new people one
             draw says little: among 20 of them accuracy after 5 answers differs by .03 from one to the next.
+        by: what the parts of a split do not share, as of `EmbeddedComparisons.split`: "prompt" tests on prompts that
+            no model has learned from.
         workers: processes. Each fits one model on one split at a time, with its share of the cores; numbers can differ
             in the last digits from those of another number of threads.
 
@@ -97,7 +100,7 @@ def compare(
         raise InputError(f"the reference {reference!r} is not among the models: add it to them")
     names = list(dict.fromkeys(names))
     shots = tuple(whole("shots", n, least=0) for n in shots)
-    plan = _Plan(data, config_of(config), unseen_users, shots, test, validation, reserve, draws)
+    plan = _Plan(data, config_of(config), unseen_users, shots, test, validation, reserve, draws, by)
     tasks = [(name, seed) for seed in range(seeds) for name in names]
     results = dict(zip(tasks, _run(plan, tasks, workers), strict=True))
     compared = [results[reference, seed] for seed in range(seeds)]
@@ -115,11 +118,13 @@ class _Plan:
     test: float
     validation: float
     reserve: int | None
-    draws: int = 1
+    draws: int
+    by: str
 
     def run(self, name: str, seed: int) -> "_Result":
         """One model on one split."""
-        parts = self.data.split(unseen_users=self.unseen_users, test=self.test, validation=self.validation, seed=seed)
+        shares = {"unseen_users": self.unseen_users, "test": self.test, "validation": self.validation}
+        parts = self.data.split(**shares, by=self.by, seed=seed)
         config = replace(self.config, seed=seed)
         began = time.perf_counter()
         model: Baseline
