@@ -80,7 +80,7 @@ def main() -> None:
         if arguments.train_alone:
             measure(f"alone-{name}", load(), [*RIVALS, ours], config=replace(config, refit=False), **options)
         elif arguments.new_questions:
-            measure(f"new-{name}", load(), ["majority", *RIVALS, "btl", ours], config=config, by="prompt", **options)
+            measure(f"new-{name}", load(), ["majority", *RIVALS, "btl", "pal"], config=config, by="prompt", **options)
         else:
             measure(f"compare-{name}", load(), [*PEERS, ours], config=config, **options)
     draw()
