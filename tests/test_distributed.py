@@ -115,13 +115,14 @@ def test_several_processes_give_the_loss_curve_and_the_model_of_one(tmp_path, op
 
 def test_new_questions_of_several_processes_are_counted_once(tmp_path):
     """Answers to one of them are in both, which alone say more of the slope than together."""
-    data = votes(24, 12, 8, 1.5, 0.3).split(unseen_users=0.0, test=0.0, validation=0.4, by="prompt")
-    config = pal.TrainConfig(model="b", n_prototypes=1, map="linear", max_steps=30)
+    data = votes(40, 20, 15, 2.0, 0.5).split(unseen_users=0.0, test=0.0, validation=0.4, by="prompt")
+    config = pal.TrainConfig(model="b", n_prototypes=(1, 2), map="linear", max_steps=60)
     in_processes(hand_over(data.train, data.validation, config, tmp_path / "data"), tmp_path, 2)
     two = read_result(tmp_path, data.train.comparisons.user_ids)
     one = pal.fit(data.train, data.validation, config)
-    assert two.model.config.slope == pytest.approx(one.model.config.slope, abs=1e-5)
-    assert two.metrics["validation_log_loss"] == pytest.approx(one.metrics["validation_log_loss"], abs=1e-5)
+    assert two.models[1].config.slope == pytest.approx(one.models[1].config.slope, rel=1e-5)
+    assert two.p_value == pytest.approx(one.p_value, abs=0.01)
+    assert two.table["gain_se"].to_list() == pytest.approx(one.table["gain_se"].to_list(), rel=0.05)
 
 
 @pytest.mark.parametrize("own", ["one prompt each", "one has one"])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -91,3 +93,16 @@ def test_moving_and_taking_answers():
         assert some.user.tolist() == [3, 1]
         assert torch.equal(some.question, rows[[3, 1]])
         assert (some.weight is None) if weight is None else some.weight.tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("prompts", [0, 3])
+def test_keys_tell_questions_apart_whatever_the_vectors_hold(prompts):
+    """Of one-hot vectors e1 + e4 is as long as e2 + e3; sides exchanged are the same question."""
+    data = tiny(600, responses=20, prompts=prompts, dim=20)
+    data = replace(data, responses=np.eye(20, dtype=np.float32))
+    table = data.comparisons
+    keys = tabulate(data)[0].keys()[tabulate(data)[1].numpy()]
+    prompt = np.zeros(len(table), int) if table.prompt is None else table.prompt
+    low, high = np.minimum(table.left, table.right), np.maximum(table.left, table.right)
+    assert len(np.unique(keys)) == len(set(zip(low, high, prompt, keys, strict=True)))
+    assert len(np.unique(keys)) == len(set(zip(low, high, prompt, strict=True)))

@@ -35,14 +35,14 @@ class Kind:
     Attributes:
         stage: trains one.
         config: of this kind.
-        user: of whom each validation answer is.
+        group: which validation answers go together: see `pal.training.chance_groups`.
         n_train: training answers.
         name: of its checkpoints.
     """
 
     stage: Stage
     config: TrainConfig
-    user: npt.NDArray[Any]
+    group: npt.NDArray[Any]
     n_train: int
     name: str = ""
 
@@ -71,7 +71,7 @@ class Kind:
     def sided(self) -> "Kind":
         """The same, with a side bias."""
         config = replace(self.config, side_bias=True)
-        return Kind(self.stage, config, self.user, self.n_train, f"{self.name}-sided")
+        return Kind(self.stage, config, self.group, self.n_train, f"{self.name}-sided")
 
     def of(self, k: int) -> TrainResult:
         """With k > 1 prototypes."""
@@ -88,7 +88,7 @@ class Kind:
         if config.init == "random":
             return self.stage(config, k, None, self.name)
         result = self.stage(config, k, self.pooled.begun, self.name)
-        gain = gain_over(self.pooled, result, self.user)
+        gain = gain_over(self.pooled, result, self.group)
         grew = gain.mean > gain.error and self.n_train > _FEW
         if grew and not (isinstance(config.n_prototypes, int) and _unused(result.model)):
             return result
@@ -106,18 +106,18 @@ def best_kind(kinds: Sequence[Kind], numbers: Sequence[int]) -> Kind:
     usual = first.best_of(probe)
     best, chosen = usual, first
     for kind in others:
-        if _clearly(first.one, kind.one, first.user):  # worse for all together: it will not be better for each
+        if _clearly(first.one, kind.one, first.group):  # worse for all together: it will not be better for each
             continue
         found = kind.best_of(probe)
-        if _clearly(found, usual, first.user) and _better(found, best) is found:
+        if _clearly(found, usual, first.group) and _better(found, best) is found:
             best, chosen = found, kind
     return chosen
 
 
-def _clearly(one: TrainResult, other: TrainResult, user: npt.NDArray[Any]) -> bool:
+def _clearly(one: TrainResult, other: TrainResult, group: npt.NDArray[Any]) -> bool:
     """Whether the first predicts validation answers better, by more than chance would have it; never of one person."""
-    gain = gain_over(other, one, user)
-    return len(np.unique(user)) > 1 and gain.mean > _CLEAR * gain.error
+    gain = gain_over(other, one, group)
+    return len(np.unique(group)) > 1 and gain.mean > _CLEAR * gain.error
 
 
 def _better(one: TrainResult, other: TrainResult) -> TrainResult:
@@ -134,9 +134,9 @@ def name_of(config: TrainConfig) -> str:
     return "".join(f"-{part}" for part in (config.model, config.prompt) if part)
 
 
-def gain_over(pooled: TrainResult, result: TrainResult, user: Any) -> Gain:
+def gain_over(pooled: TrainResult, result: TrainResult, group: Any) -> Gain:
     """How much lower the validation log-loss is than the pooled model's."""
-    return gain_of((pooled.validation_loss - result.validation_loss).double().numpy(), user)
+    return gain_of((pooled.validation_loss - result.validation_loss).double().numpy(), group)
 
 
 def _unused(model: RewardModel) -> bool:

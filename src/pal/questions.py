@@ -204,8 +204,12 @@ class Answers:
 def row_keys(x: Tensor) -> npt.NDArray[np.uint64]:
     """A key (m,) of the bits of each row of ``x`` (m, D)."""
     bits = np.ascontiguousarray(x.numpy(force=True)).view(np.uint32).astype(np.uint64)
-    factors = np.arange(1, bits.shape[1] + 1, dtype=np.uint64) * _ODD | np.uint64(1)
-    return np.asarray(np.einsum("nd,d->n", bits, factors))  # modulo 2^64
+    key = np.einsum("nd,d->n", bits, np.arange(1, bits.shape[1] + 1, dtype=np.uint64) * _ODD | np.uint64(1))
+    for _ in range(2):  # sums of keys shall not be keys of sums: splitmix64 (Steele et al., 2014)
+        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        key = key ^ (key >> np.uint64(31))
+    return np.asarray(key)  # modulo 2^64 throughout
 
 
 def noise_of(soft: Tensor, count: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class FitResult:
         history: a row an evaluation: n_prototypes, step, seconds, train_loss, validation_log_loss, lr.
         metrics: plain numbers of the chosen model, see `TrainResult`.
         table: a row for each number of prototypes tried: n_prototypes, validation_log_loss, gain (over pooled, nats an
-            answer), gain_se (its standard error over users), validation_accuracy, seconds, chosen.
+            answer), gain_se (its standard error over users, or new questions), validation_accuracy, seconds, chosen.
         models: the model of each number of prototypes tried; 1 is the pooled one.
         p_value: of the plurality test on the validation answers (`pal.select` cross-validates); NaN where there was
             nothing to compare.
@@ -129,7 +129,7 @@ def explore(
     stage: Stage,
     choice: Sequence[TrainConfig],
     start: RewardModel | None,
-    user: npt.NDArray[Any],
+    group: npt.NDArray[Any],
     n_train: int,
 ) -> FitResult:
     """Trains the numbers of prototypes that a config asks for, and chooses.
@@ -138,7 +138,7 @@ def explore(
         stage: trains one.
         choice: configs that differ in the kind of model: the first, unless another predicts clearly better.
         start: a model to go on from.
-        user: (n_validation,) of whom each validation answer is, or what else goes together: `chance_groups`.
+        group: (n_validation,) which validation answers go together, a person's as a rule: `chance_groups`.
         n_train: training answers.
     """
     config = choice[0]
@@ -149,7 +149,7 @@ def explore(
         results = {asked: stage(config, asked, None)}
     else:
         tried = choice[:1] if config.init == "random" else choice
-        models = [Kind(stage, each, user, n_train, name_of(each) if i else "") for i, each in enumerate(tried)]
+        models = [Kind(stage, each, group, n_train, name_of(each) if i else "") for i, each in enumerate(tried)]
         kind = best_kind(models, [k for k in wanted if k > 1])
         kind = kind.sided() if kind.leans else kind
         results, failures = {1: kind.one}, 0
@@ -164,11 +164,11 @@ def explore(
                     break
     losses = {k: r.validation_loss.double().numpy() for k, r in results.items()}
     shared = {k: r.shared_loss.double().numpy() for k, r in results.items()}
-    p_value = plurality(losses, user, config.seed, shared) if len(losses) > 1 and 1 in losses else float("nan")
+    p_value = plurality(losses, group, config.seed, shared) if len(losses) > 1 and 1 in losses else float("nan")
     # what was asked for; pooled was trained in any case
     given = isinstance(asked, int) or start is not None
-    chosen = max(results) if given else _choose({k: v for k, v in losses.items() if k in wanted}, user, p_value)
-    table = _compare(results, user).with_columns(chosen=pl.col("n_prototypes") == chosen)
+    chosen = max(results) if given else _choose({k: v for k, v in losses.items() if k in wanted}, group, p_value)
+    table = _compare(results, group).with_columns(chosen=pl.col("n_prototypes") == chosen)
     history = pl.concat(
         [r.history.insert_column(0, pl.lit(k, pl.Int64).alias("n_prototypes")) for k, r in results.items()]
     )
@@ -181,11 +181,11 @@ def _numbers(asked: int | str | Sequence[int]) -> tuple[int, ...]:
     return (asked,) if isinstance(asked, int) else CANDIDATES if isinstance(asked, str) else tuple(sorted(set(asked)))
 
 
-def _compare(results: dict[int, TrainResult], user: Any) -> pl.DataFrame:
+def _compare(results: dict[int, TrainResult], group: Any) -> pl.DataFrame:
     base = results.get(1)
     rows = []
     for k, result in sorted(results.items()):
-        gain = gain_over(result if base is None else base, result, user)
+        gain = gain_over(result if base is None else base, result, group)
         rows.append(
             {
                 "n_prototypes": k,
@@ -199,11 +199,11 @@ def _compare(results: dict[int, TrainResult], user: Any) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def _choose(losses: dict[int, npt.NDArray[Any]], user: npt.NDArray[Any], p_value: float) -> int:
+def _choose(losses: dict[int, npt.NDArray[Any]], group: npt.NDArray[Any], p_value: float) -> int:
     """One prototype (if asked for) unless the test finds plurality; else `middle_good` of the others."""
     if 1 in losses and not p_value <= LEVEL:
         return 1
-    return middle_good({k: v for k, v in losses.items() if k != 1 or len(losses) == 1}, user)
+    return middle_good({k: v for k, v in losses.items() if k != 1 or len(losses) == 1}, group)
 
 
 @dataclass(frozen=True)

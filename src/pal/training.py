@@ -41,6 +41,9 @@ __all__ = [
 ]
 
 
+_LEAST_GROUPS = 6  # with five, even if all agree, a test by the signs of groups has p = 1 / 32
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """A trained model and how it came about.
@@ -155,20 +158,21 @@ class Tabulated:
 
 
 def chance_groups(tables: Tables, user: npt.NDArray[Any], shards: Alone | None = None) -> npt.NDArray[np.int64]:
-    """Which validation answers (n,) chance moves together: a person's, or those to one of a few new questions.
+    """Which validation answers (n,) chance moves together: a person's or, where most are to new ones, a question's.
+
+    By question only where these are fewer than people, and enough for a test to find anything.
 
     Args:
         tables: the answers.
         user: (n,) of whom each validation answer is, of all processes in their order.
         shards: where the answers here are some of all.
     """
-    shards = shards or Alone()
-    asked = Asked.of(tables, shards)
-    answers = tables.val_answers
-    key = np.concatenate(shards.gathered(asked.keys[answers.question.cpu().numpy()]))
-    if asked.share_new(answers, shards) > 0.5 and len(np.unique(key)) < len(np.unique(user)):
-        return key
-    return user
+    shards, tables = shards or Alone(), tables.to(torch.device("cpu"))
+    asked, answers = Asked.of(tables, shards), tables.val_answers
+    key = np.concatenate(shards.gathered(asked.keys[answers.question.numpy()]))
+    questions = len(np.unique(key))
+    by_question = asked.share_new(answers, shards) > 0.5 and _LEAST_GROUPS <= questions < len(np.unique(user))
+    return key if by_question else user
 
 
 def _shape_of_start(shape: ModelConfig, start: RewardModel, n_prototypes: int) -> ModelConfig:

@@ -19,6 +19,8 @@ from pal.users import UserWeights
 
 __all__ = ["Asked", "Judge", "mean_of"]
 
+_MOST, _SETTLED = 20, 1e-3  # rounds until a slope is settled, where some questions are new
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -36,20 +38,28 @@ class Asked:
 
     @classmethod
     def of(cls, tables: Tables, shards: Alone) -> "Asked":
-        asked = np.unique(np.concatenate(shards.gathered(np.unique(tables.keys))))
+        """What the tables, on the CPU, say of it; answers that count nothing are none."""
+        answers = tables.answers
+        counts = torch.bincount(answers.question, answers.counting, minlength=len(tables.keys)).numpy()
+        asked = np.unique(np.concatenate(shards.gathered(np.unique(tables.keys[counts > 0]))))
         return cls(len(asked), tables.val_keys, torch.from_numpy(~np.isin(tables.val_keys, asked)))
 
     def share_new(self, answers: Answers, shards: Alone) -> float:
         """Of validation answers, those to new questions."""
-        return shards.count(int(self.new[answers.question].sum())) / max(1, shards.count(len(answers)))
+        count = answers.counting.double()
+        new, total = shards.total(torch.stack([count[self.new[answers.question]].sum(), count.sum()]))
+        return float(new / total) if total else 0.0
 
-    def square_sum(self, score: Tensor, answers: Answers, shards: Alone) -> Tensor:
-        """Sum of the squares of scores (n,), those of answers to one new question summed before."""
+    def square_sum(self, score: Tensor, answers: Answers, shards: Alone) -> float:
+        """An estimate of the variance of the sum of scores (n,): those of answers to one new question go together."""
         new = self.new[answers.question]
         parts = shards.gathered((self.keys[answers.question[new].numpy()], score[new].numpy()))
         keys, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
-        _, place = np.unique(keys, return_inverse=True)
-        return shards.total(score[~new].square().sum()) + float(np.square(np.bincount(place, scores)).sum())
+        known = float(shards.total(score[~new].square().sum()))
+        questions, place = np.unique(keys, return_inverse=True)
+        if len(questions) < 2:  # at the best slope a sum over all of them is nothing
+            return known + float(np.abs(scores).sum() ** 2)
+        return known + float(np.square(np.bincount(place, scores)).sum()) * len(questions) / (len(questions) - 1)
 
 
 @dataclass(frozen=True)
@@ -83,18 +93,18 @@ class Judge:
 
     def slope(self, judged: tuple[Tensor, Tensor], answers: Answers) -> float:
         """The slope of the sigmoid that predicts best, margins being uncertain."""
-        (margin, variance), weight, told = judged, self._relative(answers), 1.0
+        (margin, variance), weight = judged, self._relative(answers)
         uncertain = self.shards.count(int((variance > 0).any()))
         some_new = self.shards.count(int(self.asked.new[answers.question].any()))
-        slope, z = self.start, margin
-        for _ in range(
-            4 if uncertain or some_new else 1
-        ):  # a fixed point: what moderates the margin depends on the slope
-            counts = weight if told == 1 else told * answers.counting if weight is None else told * weight
-            slope = self.shards.slope(z, answers.label, self.start, counts, self.sure)
-            z = moderated(margin, slope**2 * variance)
+        slope, z, told = self.start, margin, 1.0
+        for _ in range(_MOST if some_new else 4 if uncertain else 1):  # a fixed point: both z and told depend on it
             if some_new:
                 told = self._told(slope * z, answers, weight)
+            counts = weight if told == 1 else told * (torch.ones_like(margin) if weight is None else weight)
+            before, slope = slope, self.shards.slope(z, answers.label, self.start, counts, self.sure)
+            z = moderated(margin, slope**2 * variance)
+            if some_new and abs(slope / before - 1) < _SETTLED:
+                break
         return slope
 
     def _told(self, logit: Tensor, answers: Answers, weight: Tensor | None) -> float:
@@ -102,10 +112,12 @@ class Judge:
 
         Those to one new question are wrong together: the variance of the score by cluster (Liang and Zeger, 1986).
         """
-        score = ((torch.sigmoid(logit) - answers.label) * logit).double()
+        logit = logit.double()
+        score = (torch.sigmoid(logit) - answers.label) * logit
         score = score if weight is None else score * weight
-        alone = self.shards.total(score.square().sum())
-        return min(1.0, float(alone / self.asked.square_sum(score, answers, self.shards).clamp(min=1e-30)))
+        alone = float(self.shards.total(score.square().sum()))
+        together = self.asked.square_sum(score, answers, self.shards)
+        return min(1.0, alone / together) if together else 1.0
 
     def losses(self, judged: tuple[Tensor, Tensor], answers: Answers, slope: float) -> Tensor:
         """Log-losses of answers (n,), each times its weight over the mean weight."""

@@ -45,6 +45,7 @@ class State:
     """Where a run stands; with its tensors, all that is needed to go on."""
 
     step: int = 0
+    first_loss: float = math.inf  # before the first step
     position: int = 0
     bad: int = 0
     drops: int = 0
@@ -188,7 +189,7 @@ class Run:
             self.generator.set_state(resumed)
         began = time.perf_counter() - state.seconds
         if state.step == 0 and self.n_validation:
-            state.best_loss = self._validation_loss()  # no worse than where it starts from
+            state.first_loss = state.best_loss = self._validation_loss()  # no worse than where it starts from
         saved = time.perf_counter()
         running, taken = torch.zeros((), device=self.device), 0  # since the last evaluation
         with self._threads(), self.shards.progress(f"K = {self.shape.n_prototypes}", self.config.progress) as report:
@@ -232,7 +233,7 @@ class Run:
         # a new optimiser needs some steps before it does more good than harm at the full rates, which moreover make
         # margins larger: where they are not linear in w, nothing makes them as large as before
         steps = math.ceil(train.n / batch)
-        full = self.learns_users and self.prototypes.linear and steps >= SOME_STEPS and self._risen() <= RISE
+        full = self.learns_users and self.prototypes.linear and steps >= SOME_STEPS and not self._risen() > RISE
         rates = LAST if full else LAST[1:]
         self._new_optimisers()
         with self._threads():
@@ -246,7 +247,7 @@ class Run:
     def _risen(self) -> float:
         """How far validation loss had risen from its lowest when the learning rates first fell."""
         losses = [row["validation_log_loss"] for row in self.state.history if row["lr"] == self.config.lr]
-        return losses[-1] - min(losses) if losses else 0.0
+        return losses[-1] - min(self.state.first_loss, *losses) if losses else 0.0
 
     def _validation_side(self) -> Drawn:
         """Validation answers of known users, to train on."""
