@@ -59,7 +59,8 @@ class Asked:
         questions, place = np.unique(keys, return_inverse=True)
         if len(questions) < 2:  # at the best slope a sum over all of them is nothing
             return known + float(np.abs(scores).sum() ** 2)
-        return known + float(np.square(np.bincount(place, scores)).sum()) * len(questions) / (len(questions) - 1)
+        factor = len(questions) / (len(questions) - 1) * (len(scores) - 1) / len(scores)
+        return known + factor * float(np.square(np.bincount(place, scores)).sum())
 
 
 @dataclass(frozen=True)
