@@ -19,7 +19,8 @@ from pal.users import UserWeights
 
 __all__ = ["Asked", "Judge", "mean_of"]
 
-_MOST, _SETTLED = 20, 1e-3  # rounds until a slope is settled, where some questions are new
+_LEAST = 4  # rounds in which what moderates margins settles
+_MOST, _SETTLED = 20, 1e-3  # the same where some questions are new
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,14 @@ class Judge:
         uncertain = self.shards.count(int((variance > 0).any()))
         some_new = self.shards.count(int(self.asked.new[answers.question].any()))
         slope, z, told = self.start, margin, 1.0
-        for _ in range(_MOST if some_new else 4 if uncertain else 1):  # a fixed point: both z and told depend on it
+        least = _LEAST if uncertain else 1
+        for turn in range(_MOST if some_new else least):  # a fixed point: both z and told depend on it
             if some_new:
                 told = self._told(slope * z, answers, weight)
             counts = weight if told == 1 else told * (torch.ones_like(margin) if weight is None else weight)
             before, slope = slope, self.shards.slope(z, answers.label, self.start, counts, self.sure)
             z = moderated(margin, slope**2 * variance)
-            if some_new and abs(slope / before - 1) < _SETTLED:
+            if turn + 1 >= least and abs(slope / before - 1) < _SETTLED:
                 break
         return slope
 
