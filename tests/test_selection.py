@@ -122,7 +122,10 @@ def kinds_of(**settings):
     ],
 )
 @pytest.mark.parametrize("asked", [3, "auto", (1, 3, 5)])
-def test_where_prompts_vary_model_b_is_left_for_one_that_is_clearly_better(none, concatenate, chosen, asked):
+def test_where_prompts_vary_model_b_is_left_for_one_that_is_clearly_better(
+    monkeypatch, none, concatenate, chosen, asked
+):
+    monkeypatch.setattr(selection, "plurality", lambda *_: 0.01)
     losses = {("b", None, "linear", 1): 0.6, ("linear", 5): 0.9}
     losses |= {("b", None, "linear", k): 0.55 for k in (2, 3, 5, 8)}
     for prompt, (one, three) in (("none", none), ("concatenate", concatenate)):
@@ -135,6 +138,33 @@ def test_where_prompts_vary_model_b_is_left_for_one_that_is_clearly_better(none,
     assert len({(k, kind) for k, _, _, kind in calls}) == len(calls)  # nothing twice
     tried = {k for k, _, _, kind in calls if kind.startswith("-a-none")}
     assert (3 in tried) == (none[0] < 0.7)
+
+
+@pytest.mark.parametrize("leaning", [0.0, 9.0])
+def test_one_prototype_is_the_model_that_asking_for_one_gives(monkeypatch, leaning):
+    """Three prototypes speak for another kind, but there is no plurality."""
+    losses = {("b", None, "linear", 1): 0.6} | {("b", None, "linear", k): 0.6 for k in (2, 3)}
+    losses |= {("a", "none", "linear", 1): 0.6} | {("a", "none", "linear", k): 0.5 for k in (2, 3)}
+    losses |= {("a", "concatenate", "linear", k): 0.9 for k in (1, 2, 3)}
+
+    def fitted(asked):
+        stage, calls = told(losses)
+
+        def leans(*given):
+            made = stage(*given)
+            made.leaning = leaning
+            return made
+
+        return selection.explore(leans, kinds_of(n_prototypes=asked), None, USER, 10_000), calls
+
+    monkeypatch.setattr(selection, "plurality", lambda *_: 0.5)
+    (result, calls), (one, _) = fitted((1, 3)), fitted(1)
+    assert result.model.config == replace(one.model.config, n_prototypes=(1, 3))
+    assert result.model.config.model == result.pooled.config.model == "b"
+    assert bool(result.model.config.side_bias) == (leaning > 0)
+    assert len({(k, kind) for k, _, _, kind in calls}) == len(calls)  # nothing twice
+    monkeypatch.setattr(selection, "plurality", lambda *_: 0.01)
+    assert fitted((1, 3))[0].pooled.config.model == "a"  # what the others grew from
 
 
 def test_of_one_person_model_b_is_kept():
