@@ -77,10 +77,8 @@ def new_questions(results: dict[str, Any]) -> str:
     for name, result in results.items():
         rows = result["result"]["models"]
         if not lines:
-            lines = [
-                "| data | " + " | ".join(row["model"] for row in rows[:-1]) + " | PAL | K | PAL is better than btl by |"
-            ]
-            lines.append("|---" * (len(rows) + 3) + "|")
+            heads = ["data", *(row["model"] for row in rows[:-1]), "PAL", "K", "PAL is better than btl by"]
+            lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         each = [f"{row['accuracy_by_user']:.3f} ({row['log_loss']:.3f})" for row in rows]
         numbers = ", ".join(map(str, rows[-1]["n_prototypes"]))
         lines.append(f"| {name} | " + " | ".join([*each, numbers, spread(rows[-2]["difference"])]) + " |")

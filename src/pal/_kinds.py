@@ -68,8 +68,11 @@ class Kind:
         asked = self.config.side_bias is not None or self.config.init == "random"  # as in the paper
         return not asked and abs(self.pooled.leaning) > _LEANS
 
-    def sided(self) -> "Kind":
-        """The same, with a side bias."""
+    @cached_property
+    def settled(self) -> "Kind":
+        """The same, with a side bias if people favour one."""
+        if not self.leans:
+            return self
         config = replace(self.config, side_bias=True)
         return Kind(self.stage, config, self.group, self.n_train, f"{self.name}-sided")
 

@@ -150,8 +150,7 @@ def explore(
     else:
         tried = choice[:1] if config.init == "random" else choice
         models = [Kind(stage, each, group, n_train, name_of(each) if i else "") for i, each in enumerate(tried)]
-        found = best_kind(models, [k for k in wanted if k > 1])
-        kind = found.sided() if found.leans else found
+        kind = best_kind(models, [k for k in wanted if k > 1]).settled
         results, failures = {1: kind.one}, 0
         for k in wanted:
             if k == 1:
@@ -168,26 +167,14 @@ def explore(
     # what was asked for; pooled was trained in any case
     given = isinstance(asked, int) or start is not None
     chosen = max(results) if given else _choose({k: v for k, v in losses.items() if k in wanted}, group, p_value)
-    if chosen == 1 and len(models) > 1:
-        results[1] = _pooled(models, found, kind)
+    if chosen == 1 and models:  # of the kind that asking for one prototype alone gives: several were not looked at
+        results[1] = best_kind(models, []).settled.one
     table = _compare(results, group).with_columns(chosen=pl.col("n_prototypes") == chosen)
     history = pl.concat(
         [r.history.insert_column(0, pl.lit(k, pl.Int64).alias("n_prototypes")) for k, r in results.items()]
     )
     metrics = {**results[chosen].metrics, "p_value": p_value}
     return FitResult(results[chosen].model, history, metrics, table, {k: r.model for k, r in results.items()}, p_value)
-
-
-def _pooled(models: Sequence[Kind], found: Kind, kind: Kind) -> TrainResult:
-    """The model that asking for one prototype alone gives: of a kind that prototypes were not looked at to choose.
-
-    Args:
-        models: all kinds.
-        found: the one that was chosen with several prototypes.
-        kind: the same, with a side bias where it leans.
-    """
-    plain = best_kind(models, [])
-    return kind.one if plain is found else (plain.sided() if plain.leans else plain).one
 
 
 def _numbers(asked: int | str | Sequence[int]) -> tuple[int, ...]:

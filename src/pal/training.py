@@ -167,8 +167,8 @@ def chance_groups(tables: Tables, user: npt.NDArray[Any], shards: Alone | None =
         user: (n,) of whom each validation answer is, of all processes in their order.
         shards: where the answers here are some of all.
     """
-    shards, tables = shards or Alone(), tables.to(torch.device("cpu"))
-    asked, answers = Asked.of(tables, shards), tables.val_answers
+    shards = shards or Alone()
+    asked, answers = Asked.of(tables, shards), tables.val_answers.to(torch.device("cpu"))
     key = np.concatenate(shards.gathered(asked.keys[answers.question.numpy()]))
     questions = len(np.unique(key))
     by_question = asked.share_new(answers, shards) > 0.5 and _LEAST_GROUPS <= questions < len(np.unique(user))

@@ -39,8 +39,8 @@ class Asked:
 
     @classmethod
     def of(cls, tables: Tables, shards: Alone) -> "Asked":
-        """What the tables, on the CPU, say of it; answers that count nothing are none."""
-        answers = tables.answers
+        """What the tables say of it; answers that count nothing are none."""
+        answers = tables.answers.to(torch.device("cpu"))
         counts = torch.bincount(answers.question, answers.counting, minlength=len(tables.keys)).numpy()
         asked = np.unique(np.concatenate(shards.gathered(np.unique(tables.keys[counts > 0]))))
         return cls(len(asked), tables.val_keys, torch.from_numpy(~np.isin(tables.val_keys, asked)))
