@@ -1,19 +1,30 @@
-"""One of several processes of a sharded fit, without Ray: python shard_process.py FOLDER RANK SIZE."""
+"""The second process of sharded fits, without Ray: each line on its stdin is the folder of one.
+
+It answers "done", or "failed", and its end is that of its stdin.
+"""
 
 import pickle
 import sys
+import traceback
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from pal._distributed.training import fit_shard, write_result
+from pal._distributed.training import fit_shard
 
-folder, rank, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
-result = fit_shard(pickle.loads((folder / "given.pkl").read_bytes()), rank, size)
-if rank == 0:
-    write_result(result, folder)
-dist.barrier()
-dist.destroy_process_group()
+for line in sys.stdin:
+    folder = Path(line.removesuffix("\n"))
+    torch.manual_seed(0)
+    try:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=1, world_size=2)
+        fit_shard(pickle.loads((folder / "given.pkl").read_bytes()), 1, 2)
+        dist.barrier()
+        print("done", flush=True)
+    except Exception:
+        traceback.print_exc()
+        print("failed", flush=True)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()

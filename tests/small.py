@@ -3,12 +3,21 @@
 import numpy as np
 
 import pal
+from pal.testing import tiny
 
 QUICK = {"latent_dim": 5, "hidden_dim": 7, "batch_size": 64, "max_steps": 60}
 
 
 def parts_of(data, **options):
     return data.split(**{"unseen_users": 0.2, "test": 0.2, "validation": 0.1, **options})
+
+
+def with_checkpoint(folder):
+    """A model whose training has a state on disk; it goes on from one that is there."""
+    parts = tiny(600).split(unseen_users=0.2, test=0.2, validation=0.1)
+    few = {"n_prototypes": 3, "batch_size": 16, "eval_every": 5, "max_steps": 150, "patience": 100, "latent_dim": 5}
+    config = pal.TrainConfig(model="a", dropout=0.2, **few)
+    return pal.fit(parts.train, parts.validation, config, checkpoint=folder).model
 
 
 def three_groups(n_users):

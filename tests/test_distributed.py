@@ -67,20 +67,31 @@ def test_pieces_cover_a_table_once(tmp_path):
 # -- the same as one process -----------------------------------------------------------------------------------------
 
 
-def in_processes(given, folder, size):
-    """The fit of several processes, without Ray: this one is the first."""
-    (folder / "given.pkl").write_bytes(pickle.dumps(given))
+@pytest.fixture(scope="module")
+def partner():
+    """A second process, which has imported torch for all tests that need one."""
     script = Path(__file__).with_name("shard_process.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(script), str(folder)]
-    others = [subprocess.Popen([*command, str(rank), str(size)], env=environment) for rank in range(1, size)]
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        yield process
+
+
+def in_processes(given, folder, partner=None):
+    """The fit of two processes, without Ray, of which this one is the first; of this one alone without a partner."""
+    if partner is not None:
+        (folder / "given.pkl").write_bytes(pickle.dumps(given))
+        partner.stdin.write(f"{folder}\n")
+        partner.stdin.flush()
+    size = 1 if partner is None else 2
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=0, world_size=size)
     try:
         write_result(fit_shard(given, 0, size), folder)
         dist.barrier()
     finally:
         dist.destroy_process_group()
-    assert [process.wait(timeout=60) for process in others] == [0] * (size - 1)
+    assert partner is None or partner.stdout.readline() == "done\n"
 
 
 def check_same(one, two):
@@ -101,23 +112,23 @@ def check_same(one, two):
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({}, id="plain", marks=pytest.mark.slow),
+        pytest.param({"map": "mlp", "max_steps": 60}, id="plain", marks=pytest.mark.slow),
         pytest.param({"balance_users": True, "side_bias": True}, id="balanced"),
     ],
 )
-def test_several_processes_give_the_loss_curve_and_the_model_of_one(tmp_path, options):
+def test_several_processes_give_the_loss_curve_and_the_model_of_one(partner, tmp_path, options):
     data = pal.embed(pal.simulation.demo(n_users=30), "hashing").split(unseen_users=0.0)
-    config = pal.TrainConfig(n_prototypes=2, max_steps=60, **options)
-    in_processes(hand_over(data.train, data.validation, config, tmp_path / "data"), tmp_path, 2)
+    config = pal.TrainConfig(**{"n_prototypes": 2, "map": "linear", "max_steps": 24, **options})
+    in_processes(hand_over(data.train, data.validation, config, tmp_path / "data"), tmp_path, partner)
     two = read_result(tmp_path, data.train.comparisons.user_ids)
     check_same(pal.fit(data.train, data.validation, config), two)
 
 
-def test_new_questions_of_several_processes_are_counted_once(tmp_path):
+def test_new_questions_of_several_processes_are_counted_once(partner, tmp_path):
     """Answers to one of them are in both, which alone say more of the slope than together."""
     data = votes(40, 20, 15, 2.0, 0.5).split(unseen_users=0.0, test=0.0, validation=0.4, by="prompt")
-    config = pal.TrainConfig(model="b", n_prototypes=(1, 2), map="linear", max_steps=60)
-    in_processes(hand_over(data.train, data.validation, config, tmp_path / "data"), tmp_path, 2)
+    config = pal.TrainConfig(model="b", n_prototypes=(1, 2), map="linear", max_steps=30)
+    in_processes(hand_over(data.train, data.validation, config, tmp_path / "data"), tmp_path, partner)
     two = read_result(tmp_path, data.train.comparisons.user_ids)
     one = pal.fit(data.train, data.validation, config)
     assert two.models[1].config.slope == pytest.approx(one.models[1].config.slope, rel=1e-5)
@@ -126,7 +137,7 @@ def test_new_questions_of_several_processes_are_counted_once(tmp_path):
 
 
 @pytest.mark.parametrize("own", ["one prompt each", "one has one"])
-def test_whether_prompts_vary_is_asked_of_all_processes(tmp_path, own):
+def test_whether_prompts_vary_is_asked_of_all_processes(partner, tmp_path, own):
     """A worker whose people were all asked about one prompt trains the model that all of them mean."""
     data = tiny(n=240, users=4, prompts=2)
     table = data.comparisons
@@ -135,26 +146,32 @@ def test_whether_prompts_vary_is_asked_of_all_processes(tmp_path, own):
     prompt = np.where(worker == 0, 0, 1 if own == "one prompt each" else np.arange(len(table)) % 2).astype(np.int32)
     data = replace(data, comparisons=replace(table, prompt=prompt)).split(unseen_users=0.0, test=0.0, validation=0.15)
     config = pal.TrainConfig(n_prototypes=1, map="linear", latent_dim=5, max_steps=30, last_passes=1)
-    in_processes(hand_over(data.train, data.validation, config, tmp_path / "data"), tmp_path, 2)
+    in_processes(hand_over(data.train, data.validation, config, tmp_path / "data"), tmp_path, partner)
     two = read_result(tmp_path, data.train.comparisons.user_ids)
     one = pal.fit(data.train, data.validation, config)
     assert two.model.config.model == one.model.config.model == "b"
     assert two.metrics["validation_log_loss"] == pytest.approx(one.metrics["validation_log_loss"], abs=1e-4)
 
 
-@pytest.mark.parametrize("n", [2, 20])
-def test_going_on_in_several_processes_is_going_on_in_one(tmp_path, n):
-    """Of people whom the start knows but who say nothing now, several processes know as much."""
+@pytest.fixture(scope="module")
+def known():
+    """A model to go on from, its settings, and answers of its people that it has not seen."""
     data = pal.embed(pal.simulation.demo(n_users=30), "hashing").split(unseen_users=0.0)
-    config = pal.TrainConfig(n_prototypes=2, max_steps=60)
-    start = pal.fit(data.train, data.validation, config).model
-    people = np.unique(data.test.comparisons.user)[:n]
-    rows = np.flatnonzero(np.isin(data.test.comparisons.user, people))
-    few = data.test.take(rows).split(unseen_users=0.0, test=0.0, validation=0.2)
+    config = pal.TrainConfig(model="b", n_prototypes=2, map="linear", max_steps=40)
+    return pal.fit(data.train, data.validation, config).model, config, data.test
+
+
+@pytest.mark.parametrize("n", [2, 20])
+def test_going_on_in_several_processes_is_going_on_in_one(known, partner, tmp_path, n):
+    """Of people whom the start knows but who say nothing now, several processes know as much."""
+    start, config, new = known
+    people = np.unique(new.comparisons.user)[:n]
+    rows = np.flatnonzero(np.isin(new.comparisons.user, people))
+    few = new.take(rows).split(unseen_users=0.0, test=0.0, validation=0.2)
     one = pal.fit(few.train, few.validation, config, start=start)
     given = hand_over(few.train, few.validation, continued(config, start), tmp_path / "data")
     numbered(start, few.train.comparisons.user_ids).save_pretrained(tmp_path / "start")
-    in_processes(replace(given, start=str(tmp_path / "start")), tmp_path, 2)
+    in_processes(replace(given, start=str(tmp_path / "start")), tmp_path, partner)
     two = read_result(tmp_path, few.train.comparisons.user_ids)
     assert set(two.model.user_ids) == set(start.user_ids)
     check_same(one, two)
@@ -164,7 +181,7 @@ def test_a_worker_reads_its_users_rows_from_tables(town, tmp_path):
     write_vectors(town / "embeddings.parquet", tmp_path / "vectors")
     config = pal.TrainConfig(n_prototypes=2, max_steps=40)
     reading = Reading(vectors=str(tmp_path / "vectors"))
-    in_processes(Given(str(town / "comparisons.parquet"), reading, config, str(tmp_path / "state")), tmp_path, 1)
+    in_processes(Given(str(town / "comparisons.parquet"), reading, config, str(tmp_path / "state")), tmp_path)
     result = read_result(tmp_path, None)
     assert set(result.model.user_ids) == set(pal.Comparisons.read(town / "comparisons.parquet").user_ids)
     assert result.metrics["validation_log_loss"] < 0.69
@@ -181,7 +198,8 @@ def test_a_worker_reads_its_users_rows_from_tables(town, tmp_path):
 
 @pytest.fixture(scope="module")
 def cluster():
-    with connected(2) as ray:
+    with pytest.MonkeyPatch.context() as patch, connected(2) as ray:
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # Ray's own 2 would be waited for
         yield ray
 
 
@@ -333,7 +351,9 @@ def test_embed_survives_a_killed_worker_and_embeds_nothing_twice(cluster, tmp_pa
 def fitting():
     data = pal.simulation.population("a", 40, 2, 16, 100, seed=1, noise=1.0).data
     unit = data.responses / np.linalg.norm(data.responses, axis=1, keepdims=True)
-    config = pal.TrainConfig(n_prototypes=2, max_steps=80, last_passes=1, batch_size=256, patience=100, model="a")
+    config = pal.TrainConfig(
+        model="a", n_prototypes=2, map="linear", max_steps=40, last_passes=1, batch_size=256, patience=100
+    )
     return pal.EmbeddedComparisons(data.comparisons, unit, None).split(unseen_users=0.0), config
 
 

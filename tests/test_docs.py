@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 import pal
-from pal import cli
+from pal import _kinds, cli, selection
 from pal._training.run import Run
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +56,10 @@ def test_every_block_of_code_runs(document: str, monkeypatch: pytest.MonkeyPatch
         self.max_steps = min(self.max_steps, STEPS)
 
     monkeypatch.setattr(Run, "__init__", briefly)
+    # where several kinds of models are tried the first, and once: which it is, other tests show
+    kinds = selection.kinds
+    monkeypatch.setattr(selection, "kinds", lambda *given: kinds(*given)[:1])
+    monkeypatch.setattr(_kinds, "_FEW", 0)
     namespace: dict[str, Any] = {"__name__": "document"}
     ran = 0
     for line, language, text in blocks(document):

@@ -155,7 +155,7 @@ def half_of_them_guess():
 @pytest.mark.parametrize("n_prototypes", [1, 2])
 def test_who_answers_without_looking_is_found_and_believed_less(half_of_them_guess, n_prototypes):
     parts = half_of_them_guess
-    config = TrainConfig(n_prototypes=n_prototypes, map="linear", max_steps=300)
+    config = TrainConfig(n_prototypes=n_prototypes, map="linear", max_steps=100)
     plain = pal.fit(parts.train, parts.validation, config).model
     model = pal.fit(parts.train, parts.validation, replace(config, reliability=True)).model
     ids = parts.train.comparisons.user_ids

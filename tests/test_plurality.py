@@ -76,7 +76,7 @@ def test_errors_of_one_person_go_together():
 @pytest.mark.parametrize(("kind", "plural"), [("partition", True), ("homogeneous", False)])
 def test_select_tells_plural_people_from_others(kind, plural):
     data = pal.simulation.population("a", n_users=40, n_prototypes=2, dim=4, per_user=40, kind=kind, noise=0.3).data
-    config = pal.TrainConfig(map="linear", latent_dim=4, max_steps=250)
+    config = pal.TrainConfig(map="linear", latent_dim=4, max_steps=100)
     choice = pal.select(data, [1, 2], config, folds=2)
     assert (choice.n_prototypes > 1) == plural == (choice.p_value <= 0.05)
     assert choice.table["n_prototypes"].to_list() == [1, 2]
@@ -87,7 +87,7 @@ def test_select_tells_plural_people_from_others(kind, plural):
 
 def test_select_takes_numbers_in_any_form():
     data = pal.simulation.population("a", n_users=10, dim=4, per_user=12).data
-    quick = pal.TrainConfig(max_steps=20, latent_dim=4)
+    quick = pal.TrainConfig(init="random", max_steps=20, latent_dim=4)
     for asked in (2, [2], (1, 2), np.array([2])):
         assert pal.select(data, asked, quick, folds=2).table["n_prototypes"].to_list() == [1, 2]
     for nothing in ([1], 1):

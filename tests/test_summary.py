@@ -55,14 +55,14 @@ def essays(n_users=20, seed=0):
     )
 
 
-def fitted(comparisons, k, chosen=None, **split):
+def fitted(comparisons, k, chosen=None, fit=pal.fit, **split):
     parts = pal.embed(comparisons, encoder=HashingEncoder(dim=64)).split(seed=0, **split)
-    config = pal.TrainConfig(n_prototypes=k, hidden_dim=16, latent_dim=4, max_steps=120, seed=0)
-    result = pal.fit(parts.train, parts.validation, config)
+    config = pal.TrainConfig(model="b", n_prototypes=k, hidden_dim=16, latent_dim=4, max_steps=120, seed=0)
+    result = fit(parts.train, parts.validation, config)
     baselines = {"btl": result.models[1], "half": Half(parts.train.comparisons.user_ids.clear())}
     model = result.model if chosen is None else result.models[chosen]
     record = summary.summarise(model, result, parts, baselines, source="test", seed=0, shots=(0, 2, 500))
-    return model, record
+    return model, record, result
 
 
 @pytest.fixture(scope="module")
@@ -149,23 +149,19 @@ def test_a_side_that_people_favour_is_said(bias, words):
     assert bias or "as good" not in said
 
 
-def test_a_test_that_was_not_made_is_no_evidence(monkeypatch):
-    fit = pal.fit
+def test_a_test_that_was_not_made_is_no_evidence(voted):
+    result = voted[2]
 
     def verdict(p):
-        def changed(*given):
-            result = fit(*given)
-            return replace(result, metrics={**result.metrics, "p_value": p})
-
-        monkeypatch.setattr(pal, "fit", changed)
-        return fitted(votes(), (1, 2), chosen=2)[1]["verdict"]
+        changed = replace(result, metrics={**result.metrics, "p_value": p})
+        return fitted(votes(), (1, 2), chosen=2, fit=lambda *_: changed)[1]["verdict"]
 
     assert "plurality test" not in verdict(float("nan"))
     assert "plurality test" in verdict(0.01)
 
 
 def test_one_reward_for_all_where_people_agree():
-    _, record = fitted(essays(), (1, 2), chosen=1, unseen_users=0.0)
+    record = fitted(essays(), (1, 2), chosen=1, unseen_users=0.0)[1]
     assert record["training"]["n_prototypes"] == 1
     assert record["verdict"].startswith("One reward for all predicts these people as well: K = 1.")
     assert record["kind"] == "responses"
@@ -243,7 +239,7 @@ def test_long_texts_are_cut_between_words():
 
 
 def test_the_record_survives_the_model_folder(voted, tmp_path):
-    model, record = voted
+    model, record, _ = voted
     model.metrics = record
     model.save_pretrained(tmp_path / "m")
     assert pal.RewardModel.from_pretrained(tmp_path / "m").metrics == record

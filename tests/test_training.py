@@ -4,6 +4,7 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -19,7 +20,7 @@ from pal._training.tables import Tables
 from pal.losses import LOSSES
 from pal.testing import tiny
 from pal.training import model_config, train
-from small import QUICK, parts_of
+from small import QUICK, parts_of, with_checkpoint
 
 
 def same(one, two):
@@ -36,9 +37,10 @@ def test_the_same_seed_gives_the_same_numbers():
 
 
 def test_recovers_a_simulated_partition():
-    data = pal.simulation.population("a", n_users=60, n_prototypes=3, dim=8, per_user=120, seed=1)
+    data = pal.simulation.population("a", n_users=60, n_prototypes=3, dim=8, per_user=150, seed=1)
     parts = parts_of(data, unseen_users=0.2)
-    result = pal.fit(parts.train, parts.validation, TrainConfig(model="a", map="linear", n_prototypes=3))
+    config = TrainConfig(model="a", map="linear", n_prototypes=3, max_steps=500)
+    result = pal.fit(parts.train, parts.validation, config)
     assert pal.evaluate(result.model, parts.test, bootstrap=0).accuracy > 0.93
     assert pal.evaluate(result.pooled, parts.test, bootstrap=0).accuracy < 0.85
     curve = pal.shot_curve(result.model, parts.unseen, shots=[0, 20], seeds=1)
@@ -127,38 +129,27 @@ def test_without_validation_a_tenth_is_held_out():
 
 SCRIPT = """
 import sys
-import pal
+sys.path.insert(0, sys.argv[1])
 from pal._training import run
-from pal.testing import tiny
+from small import with_checkpoint
 run.SAVE_EVERY = 0.0
-parts = tiny(600).split(unseen_users=0.2, test=0.2, validation=0.1)
-config = pal.TrainConfig(
-    model="a", n_prototypes=3, dropout=0.2, batch_size=16, eval_every=5, max_steps=150, patience=100, latent_dim=5
-)
-result = pal.fit(parts.train, parts.validation, config, checkpoint=sys.argv[1])
-result.model.save_pretrained(sys.argv[2])
+with_checkpoint(sys.argv[2])
 """
 
 
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
     script = tmp_path / "fit.py"
     script.write_text(textwrap.dedent(SCRIPT))
-
-    def command(name):
-        return [sys.executable, str(script), str(tmp_path / f"{name}-checkpoint"), str(tmp_path / name)]
-
-    subprocess.run(command("whole"), check=True)
-    process = subprocess.Popen(command("killed"))
-    file = tmp_path / "killed-checkpoint" / "prototypes-3.safetensors"
+    here, checkpoint = str(Path(__file__).parent), tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, str(script), here, str(checkpoint)])
+    file = checkpoint / "prototypes-3.safetensors"
     while not file.exists() and process.poll() is None:
         time.sleep(0.005)
     time.sleep(0.1)
     assert process.poll() is None
     process.kill()
     process.wait()
-    subprocess.run(command("killed"), check=True)
-    one, two = (pal.RewardModel.from_pretrained(tmp_path / name) for name in ("whole", "killed"))
-    assert same(one, two)
+    assert same(with_checkpoint(tmp_path / "whole"), with_checkpoint(checkpoint))
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
@@ -250,7 +241,7 @@ def test_weight_decay_is_four_over_the_number_of_comparisons_in_model_a(model):
     parts = parts_of(tiny(400))
     config = TrainConfig(model=model, n_prototypes=2, **QUICK)
     default, given, none = (
-        pal.fit(parts.train, parts.validation, replace(config, weight_decay=decay)).model
+        train(parts.train, parts.validation, replace(config, weight_decay=decay), 2).model
         for decay in (None, 4 / len(parts.train), 0.0)
     )
     assert same(default, given if model == "a" else none)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -24,6 +25,7 @@ from pal.paper import (
     table_3,
 )
 from pal.paper._pick_a_filter import COLOURS, SPLITS, build, painted, read
+from pal.training import TrainConfig
 
 
 def answers(counts, parts=SPLITS, seed=0):
@@ -314,6 +316,7 @@ def fake_pictures(monkeypatch):
     monkeypatch.setattr(_photographs, "pictures", lambda *_: found)
     monkeypatch.setattr(_pick_a_filter_runs, "missing", lambda scale="small": None)
     monkeypatch.setitem(_pick_a_filter_runs.SETTINGS, "small", {**_pick_a_filter_runs.SETTINGS["small"], **FEW})
+    monkeypatch.setattr(_pick_a_filter_runs, "TrainConfig", partial(TrainConfig, max_steps=100))
     _pick_a_filter_runs._unfiltered.cache_clear()
     yield found
     _pick_a_filter_runs._unfiltered.cache_clear()
