@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import torch.distributed as dist
 
 import counting
@@ -110,18 +111,22 @@ def check_same(one, two):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "shared"),
     [
-        pytest.param({"map": "mlp", "max_steps": 60}, id="plain", marks=pytest.mark.slow),
-        pytest.param({"balance_users": True, "side_bias": True}, id="balanced"),
+        pytest.param({"map": "mlp", "max_steps": 60}, 0, id="plain", marks=pytest.mark.slow),
+        pytest.param({"balance_users": True, "side_bias": True}, 1, id="balanced"),
     ],
 )
-def test_several_processes_give_the_loss_curve_and_the_model_of_one(partner, tmp_path, options):
-    data = pal.embed(pal.simulation.demo(n_users=30), "hashing").split(unseen_users=0.0)
+def test_several_processes_give_the_loss_curve_and_the_model_of_one(partner, tmp_path, options, shared):
+    data = pal.embed(pal.simulation.demo(n_users=30), "hashing")
+    data = replace(data, prompts=data.prompts + shared).split(unseen_users=0.0)
     config = pal.TrainConfig(**{"n_prototypes": 2, "map": "linear", "max_steps": 24, **options})
     in_processes(hand_over(data.train, data.validation, config, tmp_path / "data"), tmp_path, partner)
-    two = read_result(tmp_path, data.train.comparisons.user_ids)
-    check_same(pal.fit(data.train, data.validation, config), two)
+    one, two = pal.fit(data.train, data.validation, config), read_result(tmp_path, data.train.comparisons.user_ids)
+    check_same(one, two)
+    shift, same = (result.model.prototypes.g.input_shift for result in (one, two))
+    assert shift.any() == bool(shared), "taken away where prompts are nearly one vector"
+    torch.testing.assert_close(shift, same)
 
 
 def test_new_questions_of_several_processes_are_counted_once(partner, tmp_path):

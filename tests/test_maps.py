@@ -22,12 +22,14 @@ def shaken(module):
 @pytest.mark.parametrize("out_dim", [4, 6])
 def test_each_copy_is_computed_as_if_alone(kind, out_dim):
     maps = shaken(made(kind, out_dim=out_dim))
-    maps.input_scale.fill_(0.3)
+    shift = torch.randn(6)
+    maps.place(shift, 2.5)
     x = torch.randn(7, 6)
     y = maps(x)
     assert y.shape == (7, 3, out_dim)
+    torch.testing.assert_close(maps(maps.inputs_of(x)), maps.forward(2.5 * x + shift))
     for c in range(3):
-        z = 0.3 * x
+        z = (x - shift) / 2.5
         if kind == "linear":
             expected = z @ maps.weight[c].T
         else:

@@ -227,6 +227,18 @@ def test_foreign_tensors_are_refused_even_when_signed(saved):
     assert "cannot be read" in read_refused(saved)
 
 
+def test_a_folder_from_before_inputs_were_shifted_is_read(saved):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(saved / "model.safetensors")
+    shifts = {name for name in state if name.endswith("input_shift")}
+    assert shifts
+    save_file({name: tensor for name, tensor in state.items() if name not in shifts}, saved / "model.safetensors")
+    signed(saved)
+    again = pal.RewardModel.from_pretrained(saved).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
+
+
 def test_nothing_there(tmp_path):
     assert "no such model folder" in read_refused(tmp_path / "nowhere")
     assert "no config.json here" in read_refused(tmp_path)

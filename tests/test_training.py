@@ -20,7 +20,7 @@ from pal._training.tables import Tables
 from pal.losses import LOSSES
 from pal.testing import tiny
 from pal.training import model_config, train
-from small import QUICK, parts_of, with_checkpoint
+from small import QUICK, parts_of, votes, with_checkpoint
 
 
 def same(one, two):
@@ -223,6 +223,19 @@ def test_the_scale_of_embeddings_does_not_matter():
     big = replace(data, responses=data.responses * 128, prompts=data.prompts * 128)  # a power of two: the same digits
     one, two = (pal.predict(pal.fit(d, config=config).model, d) for d in (data, big))
     np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
+
+
+def test_vectors_that_are_nearly_one_are_told_apart():
+    """As hidden states of language models are: what they share is twenty times as long as what they do not."""
+    data = votes(people=80, statements=40, each=30, effect=1.5, personal=1.0)
+    shared = np.random.default_rng(1).standard_normal((1, data.prompts.shape[1])).astype(np.float32)
+    config = TrainConfig(model="b", n_prototypes=1, map="linear")
+
+    def loss(add):
+        parts = parts_of(replace(data, prompts=data.prompts + add), unseen_users=0.0)
+        return pal.evaluate(pal.fit(parts.train, parts.validation, config).model, parts.test, bootstrap=0).log_loss
+
+    assert abs(loss(2.5 * shared) - loss(0.0)) < 0.01
 
 
 def test_users_of_validation_are_matched_by_id():

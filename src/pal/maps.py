@@ -1,7 +1,7 @@
 """Maps from the encoder's space to the latent space: linear, or a two-layer MLP with a residual connection.
 
 A map may hold several *copies* with parameters of their own (the K prompt maps g_k of model B); all copies are
-computed in one matrix product.
+computed in one matrix product. It sees inputs less a shift and times a scale, which are saved with it (`Map.place`).
 """
 
 import math
@@ -12,12 +12,45 @@ from torch.nn import functional as F
 
 from pal._checks import one_of
 
-__all__ = ["MAPS", "LinearMap", "MLPMap", "make_map"]
+__all__ = ["MAPS", "LinearMap", "MLPMap", "Map", "make_map"]
 
 MAPS = ("mlp", "linear")
 
 
-class LinearMap(nn.Module):
+class Map(nn.Module):
+    """What both maps have in common: where their inputs lie.
+
+    Args:
+        in_dim: D, of the embeddings.
+        out_dim: d, of the latent space.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.in_dim, self.out_dim = in_dim, out_dim
+        # buffers, so that a saved model sees its inputs as training did
+        self.register_buffer("input_shift", torch.zeros(in_dim))
+        self.register_buffer("input_scale", torch.ones(()))
+        self.input_shift: Tensor
+        self.input_scale: Tensor
+
+    @torch.no_grad()
+    def place(self, shift: Tensor, length: float) -> None:
+        """Makes the map take ``shift`` (D,) from its inputs and divide them by ``length`` (in place)."""
+        self.input_shift.copy_(shift)
+        self.input_scale.fill_(1.0 / length if length > 0 else 1.0)
+
+    def inputs_of(self, points: Tensor) -> Tensor:
+        """Embeddings (B, D) that the map sees as ``points`` (B, D)."""
+        return points / self.input_scale + self.input_shift
+
+    @torch.no_grad()
+    def stretch(self, factor: float) -> None:
+        """Multiplies what the map gives (in place)."""
+        self.input_scale.mul_(factor)
+
+
+class LinearMap(Map):
     """x -> W x without bias (paper, E.3).
 
     Args:
@@ -28,26 +61,17 @@ class LinearMap(nn.Module):
     """
 
     def __init__(self, in_dim: int, out_dim: int, copies: int = 1, *, generator: torch.Generator) -> None:
-        super().__init__()
-        self.in_dim, self.out_dim = in_dim, out_dim
+        super().__init__(in_dim, out_dim)
         start = torch.randn(1, out_dim, in_dim, generator=generator) / math.sqrt(out_dim)
         self.weight = nn.Parameter(start.repeat(copies, 1, 1))
-        # a buffer, so that a saved model scales its inputs as training did
-        self.register_buffer("input_scale", torch.ones(()))
-        self.input_scale: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """Embeddings (B, D) -> latent vectors (B, copies, d)."""
-        y = torch.mm(x, self.weight.flatten(0, 1).T * self.input_scale)
+        y = torch.mm(x - self.input_shift, self.weight.flatten(0, 1).T * self.input_scale)
         return y.view(len(x), *self.weight.shape[:2])
 
-    @torch.no_grad()
-    def stretch(self, factor: float) -> None:
-        """Multiplies what the map gives (in place)."""
-        self.input_scale.mul_(factor)
 
-
-class MLPMap(nn.Module):
+class MLPMap(Map):
     """x -> S x + W2 dropout(relu(W1 x + b)): two layers with a residual connection (paper, E.4).
 
     The residual connection S is the identity where ``in_dim == out_dim`` and a linear map otherwise. The second layer
@@ -72,8 +96,8 @@ class MLPMap(nn.Module):
         dropout: float = 0.0,
         generator: torch.Generator,
     ) -> None:
-        super().__init__()
-        self.in_dim, self.out_dim, self.dropout, self.generator = in_dim, out_dim, dropout, generator
+        super().__init__(in_dim, out_dim)
+        self.dropout, self.generator = dropout, generator
 
         def start(*shape: int) -> Tensor:
             return torch.randn(1, *shape, generator=generator)
@@ -86,12 +110,11 @@ class MLPMap(nn.Module):
         self.hidden = nn.Parameter(start(hidden_dim, in_dim).repeat(copies, 1, 1))
         self.bias = nn.Parameter(torch.zeros(copies, hidden_dim))
         self.out = nn.Parameter(torch.zeros(copies, hidden_dim, out_dim))
-        self.register_buffer("input_scale", torch.ones(()))
-        self.input_scale: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """Embeddings (B, D) -> latent vectors (B, copies, d)."""
         copies, width = self.bias.shape
+        x = x - self.input_shift
         rows = (
             [self.hidden.flatten(0, 1)] if self.skip is None else [self.hidden.flatten(0, 1), self.skip.flatten(0, 1)]
         )
@@ -112,7 +135,7 @@ class MLPMap(nn.Module):
     @torch.no_grad()
     def stretch(self, factor: float) -> None:
         """Multiplies what the map gives (in place)."""
-        self.input_scale.mul_(factor)
+        super().stretch(factor)
         self.hidden.div_(factor)
         self.out.mul_(factor)
 

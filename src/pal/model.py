@@ -365,6 +365,8 @@ class RewardModel(nn.Module):
         normal = torch.zeros(config.n_prototypes, config.n_prototypes) if "precision" in state else None
         empty = Population(torch.zeros(size, config.n_prototypes), torch.zeros(size), normal)
         model = cls(config, prototypes, table, empty)
+        # of a folder that was written before there were shifts: none, as in a new model
+        state = {k: v for k, v in model.state_dict().items() if k.endswith("input_shift")} | state
         try:
             model.load_state_dict(state, strict=True)
         except RuntimeError as error:

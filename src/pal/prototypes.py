@@ -228,7 +228,7 @@ class FixedPrototypes(Prototypes):
 
     def _map_points(self, points: Tensor) -> Tensor:
         # points live where scaled inputs live, so that their size does not hang on the encoder's
-        return self._map(points / self.f.input_scale)
+        return self._map(self.f.inputs_of(points))
 
     def latent_points(self) -> Tensor:
         """Prototypes in the latent space, (K, d)."""

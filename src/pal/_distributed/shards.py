@@ -5,7 +5,7 @@ key for each question (to know which ones several processes hold); and a few num
 they lean, K weights). Comparisons do not.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -193,13 +193,13 @@ class Shards(Alone):
         if start is None:
             everybody = replace(tables, user_ids=pl.Series(np.arange(self.n_users)))
             prototypes, logits = begin(everybody, shape, None, generator, self)
-            for name, x in (("f", tables.questions.items()), ("g", tables.questions.prompts)):
-                part = getattr(prototypes, name, None)
-                if part is not None and x is not None:
-                    length = float(self._mean(x.double().square().sum(1), share_of(self, x)).sqrt())
-                    part.input_scale.fill_(1.0 / length if length > 0 else 1.0)
             return prototypes, logits[self.users]
         return begin(tables, shape, start, generator, self)
+
+    def over_rows(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """As one process would: a row counts once, in however many processes it is."""
+        share = share_of(self, x)
+        return lambda values: self._mean(values.double(), share)
 
     def features(self, tables: Tables, pooled: Prototypes) -> Tensor:
         """`Prototypes.features` of the training questions, with the leading directions of all questions."""
@@ -209,14 +209,14 @@ class Shards(Alone):
         unit = F.normalize(pooled.f(questions.items()).squeeze(1), dim=1)
         difference = self._leading(differences(unit, questions), 4, self.share)
         share = share_of(self, questions.prompts)
-        centred = questions.prompts - self._mean(questions.prompts.double(), share[:, None]).float()
+        centred = questions.prompts - self._mean(questions.prompts.double(), share).float()
         constant = self._mean(centred.norm(dim=1).double(), share).float().expand(len(centred), 1)
         prompts = torch.cat([self._leading(centred, 64, share), constant], dim=1)
         return torch.einsum("qa,qb->qab", difference, prompts[questions.prompt]).flatten(1)
 
     def _mean(self, x: Tensor, share: Tensor) -> Tensor:
         """The mean over distinct rows, each of which may be in several processes."""
-        return self.total((x * share).sum(0)) / self.total(share.sum())
+        return self.total(torch.einsum("m...,m->...", x, share)) / self.total(share.sum())
 
     def _leading(self, x: Tensor, rank: int, share: Tensor) -> Tensor:
         if x.shape[1] <= rank:

@@ -1,6 +1,6 @@
 """What training asks of whoever holds the users: here one process holds them all, and nothing has to be said."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,11 @@ class Alone:
     ) -> tuple[Prototypes, Tensor]:
         """The prototypes, and the logits (n, K) of the users here."""
         return begin(tables, shape, start, generator, self)
+
+    def over_rows(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """What takes means over the distinct rows of x (m, D), of all processes."""
+        del x
+        return lambda values: values.mean(0)
 
     def features(self, tables: Tables, pooled: Prototypes) -> Tensor:
         """`Prototypes.features` of the training questions."""

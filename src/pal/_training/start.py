@@ -1,6 +1,8 @@
 """Where training starts: initial maps and prototypes, and each user's kind."""
 
 import copy
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +17,10 @@ from pal.prototypes import Prototypes
 if TYPE_CHECKING:
     from pal._training.alone import Alone
 
-__all__ = ["begin"]
+__all__ = ["begin", "frame"]
+
+_SHARED = 3.0  # as long as the root mean square distance from it: of the mean vector, no more is kept
+_EQUAL = 1e-3  # of the mean's length: vectors no further from it are one vector, but for rounding
 
 
 def begin(
@@ -30,7 +35,10 @@ def begin(
     n, K = len(tables.user_ids), shape.n_prototypes
     if start is None:
         prototypes = make_prototypes(shape, generator)
-        _scale_inputs(prototypes, tables)
+        for name, x in (("f", tables.questions.items()), ("g", tables.questions.prompts)):
+            part = getattr(prototypes, name, None)
+            if part is not None and x is not None:
+                part.place(*frame(x, shards.over_rows(x)))
         return prototypes, torch.randn(n, K, generator=generator) if K > 1 else torch.zeros(n, 1)
     prototypes = copy.deepcopy(start.prototypes)
     for module in prototypes.modules():
@@ -45,10 +53,20 @@ def begin(
     return prototypes, (0.6 * groups + 0.4 / K).log()
 
 
-def _scale_inputs(prototypes: Prototypes, tables: Tables) -> None:
-    """Divides inputs by their root mean square length, so that learning rates mean the same for any encoder."""
-    for name, x in (("f", tables.questions.items()), ("g", tables.questions.prompts)):
-        part = getattr(prototypes, name, None)
-        if part is not None and x is not None:
-            length = float(x.square().sum(1).mean().sqrt())
-            part.input_scale.fill_(1.0 / length if length > 0 else 1.0)
+def frame(x: Tensor, mean: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
+    """Where a map's inputs x (m, D) lie: what is taken from them (D,), and the root mean square length of the rest.
+
+    Learning rates then mean the same for any encoder. Where all vectors are nearly one (hidden states of a language
+    model, a language that the encoder does not know), most of what they share is taken away, or a hidden layer sees
+    little else; some stays, since the linear part of a map has no bias.
+
+    Args:
+        x: distinct vectors.
+        mean: over the rows of all processes.
+    """
+    shared, square = mean(x), float(mean(x.square().sum(1)))
+    length = float(shared.norm())
+    apart = math.sqrt(max(square - length**2, 0.0))
+    too_much = max(0.0, 1 - _SHARED * apart / length) if apart > _EQUAL * length else 0.0
+    taken = too_much * shared.float()
+    return taken, float(mean((x - taken).square().sum(1)).sqrt())

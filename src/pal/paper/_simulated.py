@@ -132,9 +132,8 @@ def reward_model(models: Models, data: Stack, s: int) -> RewardModel:
     config = TrainConfig(model="a", map="linear", latent_dim=models.maps.shape[2], ideal_point=models.ideal_point)
     shape = model_config(train, config, k)
     prototypes = make_prototypes(shape, torch.Generator())
-    prototypes.load_state_dict(
-        {"points": models.points[s, 0], "f.weight": models.maps[s], "f.input_scale": torch.ones(())}
-    )
+    # what a new map takes its inputs to be, nothing taken from them and a scale of 1, is what these were trained with
+    prototypes.load_state_dict({"points": models.points[s, 0], "f.weight": models.maps[s]}, strict=False)
     tables = Tabulated(train, validation).of(config)
     weights = models.weights[s, 0]
     users = UserWeights(tables.user_ids, weights, torch.zeros(len(weights), dtype=torch.long), torch.ones(len(weights)))
