@@ -112,15 +112,19 @@ def long_tail(random: np.random.Generator) -> pal.EmbeddedComparisons:
     return groups(random, k=3, people=400, answers=answers)
 
 
-def votes(random: np.random.Generator) -> pal.EmbeddedComparisons:
-    """500 people vote on 30 of 80 statements each, by four factors that the statements' vectors say nothing of."""
+def votes(random: np.random.Generator, shared: float = 0.0) -> pal.EmbeddedComparisons:
+    """500 people vote on 30 of 80 statements each, by four factors that the statements' vectors say nothing of.
+
+    All vectors share one that is so many times as long as what they do not, as in hidden states of language models.
+    """
     statements, sides = (random.standard_normal((n, 384)) / np.sqrt(384) for n in (80, 2))
     factors, loadings = random.standard_normal((500, 4)), random.standard_normal((80, 4)) / 2
     user = np.repeat(np.arange(500), 30)
     asked = np.concatenate([random.permutation(80)[:30] for _ in range(500)])
     margin = 0.7 * random.standard_normal(80)[asked] + 1.5 * (factors[user] * loadings[asked]).sum(1)
     agree = np.zeros(len(user), np.int64)
-    return answered(random, user, (agree, agree + 1), margin, sides, asked, statements, noise=0.35)
+    alike = statements + shared * sides[0] / np.linalg.norm(sides[0])
+    return answered(random, user, (agree, agree + 1), margin, sides, asked, alike, noise=0.35)
 
 
 def prompts(random: np.random.Generator) -> pal.EmbeddedComparisons:
@@ -181,6 +185,7 @@ KINDS: dict[str, Callable[[np.random.Generator], pal.EmbeddedComparisons]] = {
     "spam": lambda random: groups(random, k=3, spam=0.25),
     "alike": lambda random: groups(random, k=1),
     "votes": votes,
+    "votes-shared-vector": lambda random: votes(random, shared=20.0),
     "prompts": prompts,
     "styles": styles,
     "interactions": interactions,
