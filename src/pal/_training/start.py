@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["begin", "frame"]
 
-_SHARED = 3.0  # as long as the root mean square distance from it: of the mean vector, no more is kept
+# how much is kept of the mean vector, in root mean square distances from it: what responses share mostly cancels in
+# their differences, what prompts share does not
+_SHARED = {"f": 3.0, "g": 1.0}
 _EQUAL = 1e-3  # of the mean's length: vectors no further from it are one vector, but for rounding
 
 
@@ -38,7 +40,7 @@ def begin(
         for name, x in (("f", tables.questions.items()), ("g", tables.questions.prompts)):
             part = getattr(prototypes, name, None)
             if part is not None and x is not None:
-                part.place(*frame(x, shards.over_rows(x)))
+                part.place(*frame(x, shards.over_rows(x), _SHARED[name]))
         return prototypes, torch.randn(n, K, generator=generator) if K > 1 else torch.zeros(n, 1)
     prototypes = copy.deepcopy(start.prototypes)
     for module in prototypes.modules():
@@ -53,7 +55,7 @@ def begin(
     return prototypes, (0.6 * groups + 0.4 / K).log()
 
 
-def frame(x: Tensor, mean: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
+def frame(x: Tensor, mean: Callable[[Tensor], Tensor], most: float) -> tuple[Tensor, float]:
     """Where a map's inputs x (m, D) lie: what is taken from them (D,), and the root mean square length of the rest.
 
     Learning rates then mean the same for any encoder. Where all vectors are nearly one (hidden states of a language
@@ -63,10 +65,11 @@ def frame(x: Tensor, mean: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
     Args:
         x: distinct vectors.
         mean: over the rows of all processes.
+        most: of what they share, in root mean square distances from it, that stays.
     """
     shared, square = mean(x), float(mean(x.square().sum(1)))
     length = float(shared.norm())
     apart = math.sqrt(max(square - length**2, 0.0))
-    too_much = max(0.0, 1 - _SHARED * apart / length) if apart > _EQUAL * length else 0.0
+    too_much = max(0.0, 1 - most * apart / length) if apart > _EQUAL * length else 0.0
     taken = too_much * shared.float()
     return taken, float(mean((x - taken).square().sum(1)).sqrt())
