@@ -141,20 +141,22 @@ def test_new_questions_of_several_processes_are_counted_once(partner, tmp_path):
     assert two.table["gain_se"].to_list() == pytest.approx(one.table["gain_se"].to_list(), rel=0.05)
 
 
-@pytest.mark.parametrize("own", ["one prompt each", "one has one"])
+@pytest.mark.parametrize("own", ["one prompt each", "one has one", "all their own"])
 def test_whether_prompts_vary_is_asked_of_all_processes(partner, tmp_path, own):
     """A worker whose people were all asked about one prompt trains the model that all of them mean."""
-    data = tiny(n=240, users=4, prompts=2)
+    alone = own == "all their own"
+    data = tiny(n=240, users=4, prompts=240, responses=600) if alone else tiny(n=240, users=4, prompts=2)
     table = data.comparisons
     worker = placement(pl.Series(table.user.astype(np.int64)), 2)
     assert set(worker) == {0, 1}
-    prompt = np.where(worker == 0, 0, 1 if own == "one prompt each" else np.arange(len(table)) % 2).astype(np.int32)
+    prompt = np.where(worker == 0, 0, 1 if own == "one prompt each" else np.arange(len(table)) % 2)
+    prompt = (np.arange(len(table)) if alone else prompt).astype(np.int32)
     data = replace(data, comparisons=replace(table, prompt=prompt)).split(unseen_users=0.0, test=0.0, validation=0.15)
     config = pal.TrainConfig(n_prototypes=1, map="linear", latent_dim=5, max_steps=30, last_passes=1)
     in_processes(hand_over(data.train, data.validation, config, tmp_path / "data"), tmp_path, partner)
     two = read_result(tmp_path, data.train.comparisons.user_ids)
     one = pal.fit(data.train, data.validation, config)
-    assert two.model.config.model == one.model.config.model == "b"
+    assert two.model.config.model == one.model.config.model == ("a" if alone else "b")
     assert two.metrics["validation_log_loss"] == pytest.approx(one.metrics["validation_log_loss"], abs=1e-4)
 
 

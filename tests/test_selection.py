@@ -11,7 +11,7 @@ from pal import _kinds, selection
 from pal.errors import InputError
 from pal.selection import CANDIDATES
 from pal.testing import tiny
-from pal.training import train
+from pal.training import Prompts, kinds, model_config, train
 
 
 def settings(**values):
@@ -138,6 +138,54 @@ def test_where_prompts_vary_model_b_is_left_for_one_that_is_clearly_better(
     assert len({(k, kind) for k, _, _, kind in calls}) == len(calls)  # nothing twice
     tried = {k for k, _, _, kind in calls if kind.startswith("-a-none")}
     assert (3 in tried) == (none[0] < 0.7)
+
+
+@pytest.mark.parametrize(
+    ("first", "changes", "settings"),
+    [
+        (("a", "none"), {}, {}),
+        (("b", None), {}, {"init": "random"}),  # as in the paper
+        (("b", None), {"responses": 2}, {}),  # votes
+        (("b", None), {"users": 1}, {}),
+        (("b", None), {"prompts": 60}, {}),  # each is asked of two
+    ],
+)
+def test_where_people_have_prompts_of_their_own_a_without_them_comes_first(first, changes, settings):
+    sizes = {"n": 120, "users": 6, "responses": 300, "prompts": 120} | changes
+    data = tiny(**sizes)
+    asked = (np.arange(120) % sizes["prompts"]).astype(np.int32)
+    user = (np.arange(120) // 20 % sizes["users"]).astype(np.int32)
+    data = replace(data, comparisons=replace(data.comparisons, prompt=asked, user=user))
+    config = kinds(data, pal.TrainConfig(**settings), Prompts.of(data))[0]
+    assert (config.model, config.prompt) == first
+    assert model_config(data, pal.TrainConfig(**settings), 2).model == first[0]
+
+
+def test_people_are_not_learned_by_heart_through_prompts_of_their_own():
+    """Each person has a prompt of their own and twelve responses to it; three tastes for what responses are like."""
+    random = np.random.default_rng(1)
+    people, dim = 60, 16
+    asked, style = random.standard_normal((people, dim)), random.standard_normal((12 * people, dim))
+    user, sides = np.repeat(np.arange(people), 25), random.integers(12, size=25 * people)
+    left, right = 12 * user + sides, 12 * user + (sides + random.integers(1, 12, size=len(user))) % 12
+    taste = 2 * random.standard_normal((3, 4))[random.integers(3, size=people)][user]
+    margin = ((style[left] - style[right])[:, :4] * taste).sum(1)
+    responses = [f"x{i}" for i in range(len(style))]
+    prompts = [f"q{i}" for i in range(len(asked))]
+    table = pal.Comparisons.from_columns(
+        user_id=[f"u{i}" for i in user],
+        left_id=[responses[i] for i in left],
+        right_id=[responses[i] for i in right],
+        prompt_id=[prompts[i] for i in user],
+        label=(random.random(len(user)) < 1 / (1 + np.exp(-margin))).astype(float),
+    )
+    vectors = np.concatenate([np.repeat(0.7 * asked, 12, axis=0) + style, asked]).astype(np.float32)
+    parts = pal.embed(table, embeddings=([*responses, *prompts], vectors)).split(unseen_users=0.0)
+    config = pal.TrainConfig(n_prototypes=3, map="linear", latent_dim=8, max_steps=200)
+    ours, usual = (pal.fit(parts.train, parts.validation, replace(config, model=m)).model for m in (None, "b"))
+    assert (ours.config.model, ours.config.prompt) == ("a", "none")
+    ours, usual = (pal.evaluate(model, parts.test, bootstrap=0).log_loss for model in (ours, usual))
+    assert ours < usual - 0.05
 
 
 @pytest.mark.parametrize("leaning", [0.0, 9.0])

@@ -18,6 +18,7 @@ from pal.errors import InputError
 from pal.evaluation import metrics_of
 from pal.model import RewardModel
 from pal.training import (
+    Prompts,
     Tabulated,
     TrainConfig,
     TrainResult,
@@ -25,7 +26,6 @@ from pal.training import (
     config_of,
     continued,
     kinds,
-    prompts_vary,
     train,
 )
 
@@ -99,7 +99,7 @@ def fit(
         path = None if folder is None else folder / f"prototypes-{k}{kind}.safetensors"
         return train(train_data, validation, config, k, begin, path, tables.of(config))
 
-    choice = kinds(train_data, config, prompts_vary(train_data))
+    choice = kinds(train_data, config, Prompts.of(train_data))
     groups = chance_groups(tables.of(choice[0]), validation.comparisons.user)
     return explore(stage, choice, start, groups, len(train_data))
 

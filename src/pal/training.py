@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pal._training.alone import Alone
-from pal._training.config import TrainConfig, config_of, continued, kinds, model_config, prompts_vary
+from pal._training.config import Prompts, TrainConfig, config_of, continued, kinds, model_config
 from pal._training.finish import finish, refitted
 from pal._training.judging import Asked
 from pal._training.run import Run
@@ -28,6 +28,7 @@ from pal.prototypes import Prototypes
 from pal.users import UserWeights, simplex
 
 __all__ = [
+    "Prompts",
     "Tabulated",
     "TrainConfig",
     "TrainResult",
@@ -36,7 +37,6 @@ __all__ = [
     "continued",
     "kinds",
     "model_config",
-    "prompts_vary",
     "train",
 ]
 

@@ -15,7 +15,7 @@ from pal._distributed.shards import Shards
 from pal.embeddings import EmbeddedComparisons
 from pal.model import RewardModel
 from pal.selection import FitResult, explore
-from pal.training import Tabulated, TrainConfig, TrainResult, chance_groups, kinds, train
+from pal.training import Prompts, Tabulated, TrainConfig, TrainResult, chance_groups, kinds, train
 from pal.users import rows_of
 
 __all__ = ["Given", "fit_shard", "progress_file", "read_result", "write_result"]
@@ -65,7 +65,7 @@ class _Shard:
             return replace(found, **(given.facts or {}))
 
         self.train = data(own.train)
-        self.kinds = kinds(self.train, given.config, _prompts_vary(self.train))
+        self.kinds = kinds(self.train, given.config, _prompts(self.train))
         # a worker of whose users nothing is held out has no validation answers: an empty table of the same kind
         self.validation = data(own.validation) if len(own.validation) else self.train.take(np.zeros(0, np.int64))
         self.tables = Tabulated(self.train, self.validation)
@@ -88,14 +88,16 @@ class _Shard:
         return train(self.train, self.validation, config, k, start, path, self.tables.of(config), self.shards)
 
 
-def _prompts_vary(data: EmbeddedComparisons) -> bool:
-    """Whether prompts vary in all workers' answers together."""
-    table, mine = data.comparisons, set()
+def _prompts(data: EmbeddedComparisons) -> Prompts:
+    """Those of all workers' answers together: the distinct ones are known by a hash of their ids."""
+    table, mine = data.comparisons, np.zeros(0, np.uint64)
     if table.prompts is not None and table.prompt is not None:
-        mine = set(table.prompts.ids.gather(np.unique(table.prompt)[:2]))  # two differ, if any do
-    everywhere: list[set[Any]] = [set()] * dist.get_world_size()
-    dist.all_gather_object(everywhere, mine)
-    return data.prompts is not None and len(set().union(*everywhere)) > 1
+        mine = table.prompts.ids.gather(np.unique(table.prompt)).hash().to_numpy()
+    everywhere: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, (mine, Prompts.of(data)))
+    hashes, found = zip(*everywhere, strict=True)
+    sums = (sum(counts) for counts in list(zip(*found, strict=True))[1:])
+    return Prompts(len(np.unique(np.concatenate(hashes))) if data.prompts is not None else 0, *sums)
 
 
 def fit_shard(given: Given, rank: int, workers: int) -> FitResult:

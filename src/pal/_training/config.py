@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from pal._checks import flag, number, one_of, whole
 from pal.embeddings import EmbeddedComparisons
@@ -12,7 +14,7 @@ from pal.losses import LOSSES, get_loss
 from pal.maps import MAPS
 from pal.model import IDEAL_POINTS, ModelConfig, RewardModel
 
-__all__ = ["TrainConfig", "config_of", "continued", "kinds", "model_config", "prompts_vary"]
+__all__ = ["Prompts", "TrainConfig", "config_of", "continued", "kinds", "model_config"]
 
 _KNOWN = {
     "model": ("a", "b", None),
@@ -26,6 +28,7 @@ _KNOWN = {
 }
 _MADE_OF = ("model", "n_prototypes", "map", "latent_dim", "hidden_dim", "ideal_point", "renormalize", "partition")
 _LEAST = {"latent_dim": 1, "hidden_dim": 1, "max_steps": 1, "patience": 1, "drops": 0, "last_passes": 0, "seed": 0}
+_OWN = 1.5  # people a prompt, on average, below which prompts are people's own
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class TrainConfig:
 
     Attributes:
         model: "a" (fixed prototypes), "b" (prompt prototypes), or None: a, but where prompts vary and `prompt` is not
-            given b, unless a, with or without the prompt, predicts validation answers clearly better.
+            given b (where people have prompts of their own a without the prompt), unless another of b and a, with and
+            without the prompt, predicts validation answers clearly better.
         n_prototypes: K, "auto", or several to choose from.
         map: "mlp" or "linear"; the pooled model may be linear where "mlp" is asked (unless `init` is "random").
         latent_dim: d.
@@ -186,26 +190,55 @@ def continued(config: TrainConfig | None, start: RewardModel | None) -> TrainCon
     return replace(config, **kept)
 
 
-def prompts_vary(data: EmbeddedComparisons) -> bool:
-    """Whether there are prompts, and not all answers are to the same one."""
-    asked = data.comparisons.prompt
-    return data.prompts is not None and asked is not None and len(asked) > 0 and bool(asked.min() != asked.max())
+class Prompts(NamedTuple):
+    """What answers are to; of several tables, all but the first are sums.
+
+    Attributes:
+        prompts: distinct ones.
+        pairs: of a person and a prompt.
+        people: who answered.
+        responses: distinct ones.
+    """
+
+    prompts: int
+    pairs: int
+    people: int
+    responses: int
+
+    @classmethod
+    def of(cls, data: EmbeddedComparisons) -> "Prompts":
+        """Those of comparisons; none where a model would see none."""
+        table = data.comparisons
+        if data.prompts is None or table.prompt is None:
+            return cls(0, 0, 0, 0)
+        size = max(1, len(table.user_ids))
+        pairs = np.unique(table.prompt.astype(np.int64) * size + table.user)
+        people, responses = np.unique(table.user), np.unique(np.concatenate([table.left, table.right]))
+        return cls(len(np.unique(pairs // size)), len(pairs), len(people), len(responses))
+
+    @property
+    def own(self) -> bool:
+        """Whether people have prompts of their own, and these responses of theirs: as people who talk with a model."""
+        return self.pairs < _OWN * self.prompts and self.people > 1 and self.responses > self.prompts
 
 
-def kinds(data: EmbeddedComparisons, config: TrainConfig, vary: bool) -> list[TrainConfig]:
+def kinds(data: EmbeddedComparisons, config: TrainConfig, prompts: Prompts) -> list[TrainConfig]:
     """What a config may mean where it leaves the model to the data: the first, unless another proves better.
 
     Args:
         data: comparisons.
         config: what was asked for.
-        vary: whether prompts do, here or (where the data are some of all) elsewhere.
+        prompts: of these and (where they are some of all) all others.
     """
+    vary = prompts.prompts > 1
     if config.model is not None or not vary or config.prompt is not None:
         prompt = config.prompt
         if config.model != "b" and prompt is None and data.prompt_mode != "joint":
             prompt = "concatenate" if vary else "none"
         return [replace(config, model=config.model or "a", prompt=prompt)]
-    return [replace(config, model="b"), *(replace(config, model="a", prompt=p) for p in ("none", "concatenate"))]
+    b, none, both = (replace(config, model=m, prompt=p) for m, p in (("b", None), ("a", "none"), ("a", "concatenate")))
+    # from prompts that nobody else was asked b learns who answers
+    return [none, b, both] if prompts.own and config.init != "random" else [b, none, both]
 
 
 def model_config(data: EmbeddedComparisons, config: TrainConfig, n_prototypes: int) -> ModelConfig:
@@ -214,7 +247,8 @@ def model_config(data: EmbeddedComparisons, config: TrainConfig, n_prototypes: i
     Raises:
         InputError: model B without prompts, and the like.
     """
-    config = kinds(data, config, prompts_vary(data))[0]
+    if config.model != "b" and config.prompt is None:
+        config = kinds(data, config, Prompts.of(data))[0]
     has_prompts = data.prompts is not None and data.comparisons.prompt is not None
     kind = config.model or "a"
     if kind == "b" and data.prompt_mode == "joint":
