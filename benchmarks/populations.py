@@ -153,6 +153,19 @@ def styles(random: np.random.Generator) -> pal.EmbeddedComparisons:
     return answered(random, user, (left, right), margin, responses, prompt, asked)
 
 
+def own_prompts(random: np.random.Generator) -> pal.EmbeddedComparisons:
+    """250 people of three tastes, more or less, compare four responses to each of six prompts of their own."""
+    people, dim = 250, 48
+    asked, style = random.standard_normal((6 * people, dim)), random.standard_normal((24 * people, dim))
+    tastes = random.standard_normal(6) / 2 + random.standard_normal((3, 6))[random.integers(0, 3, people)]
+    tastes += 0.3 * random.standard_normal((people, 6))
+    user = np.repeat(np.arange(people), 30)
+    prompt = 6 * user + random.integers(0, 6, len(user))
+    left, right = (4 * prompt + side for side in pairs_of(random, len(user), 4))
+    margin = ((style[left] - style[right])[:, :6] * tastes[user]).sum(1)
+    return answered(random, user, (left, right), margin, 0.7 * np.repeat(asked, 4, axis=0) + style, prompt, asked)
+
+
 def interactions(random: np.random.Generator) -> pal.EmbeddedComparisons:
     """240 people of four groups, each of which likes items whose two attributes, its own two, agree."""
     bits = random.choice([-1.0, 1.0], (400, 6))
@@ -188,6 +201,7 @@ KINDS: dict[str, Callable[[np.random.Generator], pal.EmbeddedComparisons]] = {
     "votes-shared-vector": lambda random: votes(random, shared=20.0),
     "prompts": prompts,
     "styles": styles,
+    "own-prompts": own_prompts,
     "interactions": interactions,
     "soft-labels": soft_labels,
 }
