@@ -8,6 +8,7 @@ import textwrap
 import threading
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,11 @@ from pal._distributed.handing import hand_over, numbered
 from pal._distributed.people import placement, read_own
 from pal._distributed.pieces import pieces_of
 from pal._distributed.reading import Reading
-from pal._distributed.training import Given, fit_shard, read_result, write_result
+from pal._distributed.training import Given, _prompts, fit_shard, read_result, write_result
 from pal._distributed.vectors import write_vectors
 from pal._vectors.store import content_keys
 from pal.testing import tiny
-from pal.training import continued
+from pal.training import Prompts, continued
 from pal.users import rows_of
 from small import votes
 
@@ -77,6 +78,7 @@ def partner():
         [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         yield process
+        process.kill()
 
 
 def in_processes(given, folder, partner=None):
@@ -86,13 +88,18 @@ def in_processes(given, folder, partner=None):
         partner.stdin.write(f"{folder}\n")
         partner.stdin.flush()
     size = 1 if partner is None else 2
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=0, world_size=size)
+    meeting = {"init_method": f"file://{folder}/meeting", "timeout": timedelta(seconds=120)}
+    dist.init_process_group("gloo", rank=0, world_size=size, **meeting)
     try:
         write_result(fit_shard(given, 0, size), folder)
         dist.barrier()
     finally:
         dist.destroy_process_group()
-    assert partner is None or partner.stdout.readline() == "done\n"
+    if partner is not None:
+        said = partner.stdout.readline()
+        while said and not said.endswith(f" {folder}\n"):  # of a fit that failed here before
+            said = partner.stdout.readline()
+        assert said == f"done {folder}\n"
 
 
 def check_same(one, two):
@@ -158,6 +165,21 @@ def test_whether_prompts_vary_is_asked_of_all_processes(partner, tmp_path, own):
     one = pal.fit(data.train, data.validation, config)
     assert two.model.config.model == one.model.config.model == ("a" if alone else "b")
     assert two.metrics["validation_log_loss"] == pytest.approx(one.metrics["validation_log_loss"], abs=1e-4)
+
+
+def test_prompts_and_responses_are_counted_as_one_process_counts_them(monkeypatch):
+    """Both workers have most of them."""
+    data = tiny(n=300, users=6, prompts=20, responses=30)
+    told = []
+
+    def gather(everywhere, mine):
+        told.append(mine)
+        everywhere[:] = told[-2:] if len(told) > 1 else [mine, mine]
+
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather_object", gather)
+    halves = [data.take(np.flatnonzero(data.comparisons.user % 2 == worker)) for worker in (0, 1)]
+    assert [_prompts(half) for half in halves][1] == Prompts.of(data) == Prompts(20, 120, 6, 30)
 
 
 @pytest.fixture(scope="module")

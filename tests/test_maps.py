@@ -27,7 +27,7 @@ def test_each_copy_is_computed_as_if_alone(kind, out_dim):
     x = torch.randn(7, 6)
     y = maps(x)
     assert y.shape == (7, 3, out_dim)
-    torch.testing.assert_close(maps(maps.inputs_of(x)), maps.forward(2.5 * x + shift))
+    torch.testing.assert_close(maps(maps.inputs_of(x)), maps(2.5 * x + shift))
     for c in range(3):
         z = (x - shift) / 2.5
         if kind == "linear":

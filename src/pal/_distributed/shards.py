@@ -1,8 +1,8 @@
 """One of several processes that train in step, each with its own users, over torch's process group.
 
 What travels between them: gradients of the shared part, summed; sums over questions, users and validation answers; a
-key for each question (to know which ones several processes hold); and a few numbers a user (how many answers, where
-they lean, K weights). Comparisons do not.
+key for each question, response and prompt (to know which ones several processes hold); and a few numbers a user (how
+many answers, where they lean, K weights). Comparisons do not.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -89,15 +89,16 @@ class _Shard:
 
 
 def _prompts(data: EmbeddedComparisons) -> Prompts:
-    """Those of all workers' answers together: the distinct ones are known by a hash of their ids."""
-    table, mine = data.comparisons, np.zeros(0, np.uint64)
+    """Those of all workers' answers together: prompts and responses are known by a hash of their ids."""
+    table, asked = data.comparisons, np.zeros(0, np.uint64)
     if table.prompts is not None and table.prompt is not None:
-        mine = table.prompts.ids.gather(np.unique(table.prompt)).hash().to_numpy()
+        asked = table.prompts.ids.gather(np.unique(table.prompt)).hash().to_numpy()
+    compared = table.responses.ids.gather(np.unique(np.concatenate([table.left, table.right]))).hash().to_numpy()
     everywhere: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everywhere, (mine, Prompts.of(data)))
-    hashes, found = zip(*everywhere, strict=True)
-    sums = (sum(counts) for counts in list(zip(*found, strict=True))[1:])
-    return Prompts(len(np.unique(np.concatenate(hashes))) if data.prompts is not None else 0, *sums)
+    dist.all_gather_object(everywhere, (Prompts.of(data), asked, compared))
+    found, *hashes = zip(*everywhere, strict=True)
+    prompts, responses = (len(np.unique(np.concatenate(each))) if data.prompts is not None else 0 for each in hashes)
+    return Prompts(prompts, sum(each.pairs for each in found), sum(each.people for each in found), responses)
 
 
 def fit_shard(given: Given, rank: int, workers: int) -> FitResult:

@@ -1,7 +1,6 @@
 """Where training starts: initial maps and prototypes, and each user's kind."""
 
 import copy
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,9 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["begin", "frame"]
 
-# how much is kept of the mean vector, in root mean square distances from it: what responses share mostly cancels in
-# their differences, what prompts share does not
-_SHARED = {"f": 3.0, "g": 1.0}
+_SHARED = 1.0  # how much is kept of the mean vector, in root mean square distances from it
+_RESPONSES = 3.0  # the same of model B's responses: what they share mostly cancels in their differences
 _EQUAL = 1e-3  # of the mean's length: vectors no further from it are one vector, but for rounding
 
 
@@ -40,7 +38,8 @@ def begin(
         for name, x in (("f", tables.questions.items()), ("g", tables.questions.prompts)):
             part = getattr(prototypes, name, None)
             if part is not None and x is not None:
-                part.place(*frame(x, shards.over_rows(x), _SHARED[name]))
+                most = _RESPONSES if (shape.model, name) == ("b", "f") else _SHARED
+                part.place(*frame(x, shards.over_rows(x), most))
         return prototypes, torch.randn(n, K, generator=generator) if K > 1 else torch.zeros(n, 1)
     prototypes = copy.deepcopy(start.prototypes)
     for module in prototypes.modules():
@@ -67,9 +66,8 @@ def frame(x: Tensor, mean: Callable[[Tensor], Tensor], most: float) -> tuple[Ten
         mean: over the rows of all processes.
         most: of what they share, in root mean square distances from it, that stays.
     """
-    shared, square = mean(x), float(mean(x.square().sum(1)))
-    length = float(shared.norm())
-    apart = math.sqrt(max(square - length**2, 0.0))
+    shared = mean(x).float()
+    apart, length = float(mean((x - shared).square().sum(1)).sqrt()), float(shared.norm())
     too_much = max(0.0, 1 - most * apart / length) if apart > _EQUAL * length else 0.0
-    taken = too_much * shared.float()
+    taken = too_much * shared
     return taken, float(mean((x - taken).square().sum(1)).sqrt())

@@ -133,7 +133,8 @@ def reward_model(models: Models, data: Stack, s: int) -> RewardModel:
     shape = model_config(train, config, k)
     prototypes = make_prototypes(shape, torch.Generator())
     # what a new map takes its inputs to be, nothing taken from them and a scale of 1, is what these were trained with
-    prototypes.load_state_dict({"points": models.points[s, 0], "f.weight": models.maps[s]}, strict=False)
+    learned = {"points": models.points[s, 0], "f.weight": models.maps[s]}
+    prototypes.load_state_dict(prototypes.state_dict() | learned)
     tables = Tabulated(train, validation).of(config)
     weights = models.weights[s, 0]
     users = UserWeights(tables.user_ids, weights, torch.zeros(len(weights), dtype=torch.long), torch.ones(len(weights)))
