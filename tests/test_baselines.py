@@ -9,9 +9,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 import pal
+from pal._logistic import LinearRewards
 from pal.baselines._features import _directions
 from pal.baselines._newton import Tastes, solve_ridge
-from pal.baselines.linear import logistic_regression
 from pal.comparisons import Items
 from pal.testing import tiny
 from pal.training import TrainConfig
@@ -234,8 +234,8 @@ def test_a_warm_start_ends_at_the_same_regression():
     rng = np.random.default_rng(0)
     x, label = torch.from_numpy(rng.normal(size=(60, 4))), torch.from_numpy(rng.random(60).round())
     weight = torch.ones(60, dtype=torch.float64)
-    cold = logistic_regression(x, label, weight, 3.0)
-    warm = logistic_regression(x, label, weight, 3.0, logistic_regression(x, label, weight, 0.01))
+    told = LinearRewards(torch.cat([x, torch.zeros(1, 4)]), torch.arange(60), torch.full((60,), 60), label, weight)
+    cold, warm = told.solve(3.0), told.solve(3.0, told.solve(0.01))
     torch.testing.assert_close(warm, cold, rtol=0, atol=1e-6)
 
 

@@ -56,7 +56,7 @@ def test_a_side_bias_goes_on_being_learned(population):
     late = data.take(data.comparisons.user >= 40)
     second = pal.fit(late, None, TrainConfig(**QUICK), start=first).model
     assert second.config.side_bias > 0.3
-    assert loss(second, early.test) < loss(first, early.test) + 0.01
+    assert loss(second, early.test) < loss(first, early.test) + 0.02
 
 
 def test_reliabilities_go_on_from_where_they_were():

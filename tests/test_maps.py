@@ -90,3 +90,16 @@ def test_names():
     assert isinstance(made("mlp"), MLPMap)
     with pytest.raises(InputError, match="map='cubic' is not known: use 'mlp' or 'linear'"):
         made("cubic")
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("out_dim", [4, 6])
+def test_a_direction_leads_to_a_latent_point(kind, out_dim):
+    maps = made(kind, out_dim=out_dim)
+    maps.place(torch.randn(6), 2.5)
+    direction, x = torch.randn(6), torch.randn(7, 6)
+    before = maps(x)
+    point = maps.lead(direction)
+    seen = (x - maps.input_shift) * maps.input_scale
+    torch.testing.assert_close(maps(x) @ point, (seen @ direction)[:, None].expand(-1, 3))
+    torch.testing.assert_close(maps(x)[:, :, 1:], before[:, :, 1:])

@@ -3,8 +3,9 @@ import pytest
 from scipy import stats
 
 import pal
-from pal._plurality import gain_of, middle_good, personal_gains, plurality, smallest_good
+from pal._plurality import agreement, gain_of, middle_good, personal_gains, plurality, smallest_good
 from pal.testing import tiny
+from small import votes
 
 
 def losses(gains, users=80, answers=6, noise=1.0, seed=0):
@@ -37,6 +38,47 @@ def test_a_gain_is_found_and_a_loss_is_not():
     assert plurality(made, user) < 0.01
     made, user = losses({2: -0.5, 3: -0.2})
     assert plurality(made, user) > 0.5
+
+
+def asked(camps, people=60, questions=40, each=14, seed=0):
+    """Who answers what, and how: most agree with some questions, and two camps with other ones."""
+    rng = np.random.default_rng(seed)
+    user = np.repeat(np.arange(people), each)
+    question = np.concatenate([rng.permutation(questions)[:each] for _ in range(people)])
+    side = rng.choice([-1.0, 1.0], people)[user] * rng.choice([-1.0, 1.0], questions)[question]
+    margin = rng.normal(size=questions)[question] + camps * side
+    return user, question, (rng.random(len(user)) < 1 / (1 + np.exp(-margin))).astype(float)
+
+
+def test_agreement_of_camps_is_found_and_of_people_alike_is_not():
+    assert sum(agreement(*asked(0.0, seed=seed)) <= 0.05 for seed in range(60)) <= 7
+    assert sum(agreement(*asked(1.2, seed=seed)) <= 0.05 for seed in range(20)) >= 18
+
+
+def test_agreement_hangs_on_neither_the_order_of_answers_nor_what_is_answered_alike():
+    user, question, label = asked(0.5)
+    order = np.random.default_rng(1).permutation(len(user))
+    found = agreement(user, question, label)
+    assert agreement(user[order], question[order], label[order]) == found
+    more = np.r_[user, np.arange(60)], np.r_[question, np.full(60, 99)], np.r_[label, np.ones(60)]
+    assert agreement(*more) == pytest.approx(found, abs=0.08)
+    assert np.isnan(agreement(np.arange(5), np.arange(5), np.array([0.0, 1, 0, 1, 1]))), "nobody is asked the same"
+    assert np.isnan(agreement(np.arange(4), np.repeat([0, 1], 2), np.array([1.0, 1, 0, 0]))), "nobody differs"
+    assert np.isnan(agreement(*(np.zeros(0) for _ in range(3))))
+
+
+def test_few_answers_show_plurality_that_those_held_out_do_not():
+    """Some 70 validation answers of 45 people cannot tell what 650 training answers to the same questions do."""
+    found, gained = [], []
+    for seed in range(3):
+        data = votes(45, 40, 40, effect=1.0, personal=1.5, seed=seed)
+        parts = data.split(unseen_users=0.0, test=0.6, validation=0.1, seed=seed)
+        result = pal.fit(parts.train, parts.validation, pal.TrainConfig(model="b", n_prototypes=(1, 3), seed=seed))
+        found.append(result.p_value)
+        ours, pooled = (pal.evaluate(model, parts.test, bootstrap=0) for model in (result.model, result.pooled))
+        gained.append(pooled.log_loss - ours.log_loss)
+    assert max(found) <= 0.05, found
+    assert np.mean(gained) > 0.02, gained
 
 
 def test_nothing_to_compare_is_no_plurality():

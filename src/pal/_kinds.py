@@ -58,9 +58,19 @@ class Kind:
     def one(self) -> TrainResult:
         """The best with one prototype: where rewards are linear a hidden layer learns but noise."""
         config = self.config
-        if config.map == "linear" or config.init == "random":
+        if config.map == "linear" or config.init == "random" or self._straight:
             return self.pooled
         return _better(self.pooled, self.stage(replace(config, map="linear"), 1, None, f"{self.name}-linear"))
+
+    @property
+    def _straight(self) -> bool:
+        """Whether pooled models begin with the best linear reward."""
+        return self.config.init == "grow" and (self.config.model, self.config.ideal_point) == ("a", "latent")
+
+    @cached_property
+    def _bent(self) -> TrainResult:
+        """A pooled model that begins elsewhere: its hidden layer has had to learn something."""
+        return self.stage(replace(self.config, init="random"), 1, None, f"{self.name}-bent")
 
     @property
     def leans(self) -> bool:
@@ -91,13 +101,19 @@ class Kind:
         if config.init == "random":
             return self.stage(config, k, None, self.name)
         result = self.stage(config, k, self.pooled.begun, self.name)
-        gain = gain_over(self.pooled, result, self.group)
-        grew = gain.mean > gain.error and self.n_train > _FEW
-        if grew and not (isinstance(config.n_prototypes, int) and _unused(result.model)):
+        left_over = isinstance(config.n_prototypes, int) and _unused(result.model)
+        if self._gains(result, 1.0) and self.n_train > _FEW and not left_over:
             return result
         # answers may not show in which directions to grow, if few, or leave a number that was asked for without people:
         # try once from nowhere as well
-        return _better(result, self.stage(config, k, None, f"{self.name}-random"))
+        result = _better(result, self.stage(config, k, None, f"{self.name}-random"))
+        if self._straight and not self._gains(result, _CLEAR):  # what people differ in may be nothing that is linear
+            result = _better(result, self.stage(config, k, self._bent.begun, f"{self.name}-bent"))
+        return result
+
+    def _gains(self, result: TrainResult, errors: float) -> bool:
+        gain = gain_over(self.pooled, result, self.group)
+        return gain.mean > errors * gain.error
 
 
 def best_kind(kinds: Sequence[Kind], numbers: Sequence[int]) -> Kind:

@@ -5,6 +5,7 @@ computed in one matrix product. It sees inputs less a shift and times a scale, w
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ __all__ = ["MAPS", "LinearMap", "MLPMap", "Map", "make_map"]
 MAPS = ("mlp", "linear")
 
 
-class Map(nn.Module):
+class Map(nn.Module, ABC):
     """What both maps have in common: where their inputs lie.
 
     Args:
@@ -49,6 +50,14 @@ class Map(nn.Module):
         """Multiplies what the map gives (in place)."""
         self.input_scale.mul_(factor)
 
+    @abstractmethod
+    def lead(self, direction: Tensor) -> Tensor:
+        """A latent point a (d,) with <a, f(x)> = <direction, x> for inputs x as the new map f sees them.
+
+        Args:
+            direction: (D,); the first latent coordinate becomes that, where it has to (in place).
+        """
+
 
 class LinearMap(Map):
     """x -> W x without bias (paper, E.3).
@@ -69,6 +78,11 @@ class LinearMap(Map):
         """Embeddings (B, D) -> latent vectors (B, copies, d)."""
         y = torch.mm(x - self.input_shift, self.weight.flatten(0, 1).T * self.input_scale)
         return y.view(len(x), *self.weight.shape[:2])
+
+    @torch.no_grad()
+    def lead(self, direction: Tensor) -> Tensor:
+        """See `Map.lead`."""
+        return _led(self.weight, direction)
 
 
 class MLPMap(Map):
@@ -133,11 +147,22 @@ class MLPMap(Map):
         return y + skip.view(len(x), copies, self.out_dim)
 
     @torch.no_grad()
+    def lead(self, direction: Tensor) -> Tensor:
+        """See `Map.lead`."""
+        return direction if self.skip is None else _led(self.skip, direction)
+
+    @torch.no_grad()
     def stretch(self, factor: float) -> None:
         """Multiplies what the map gives (in place)."""
         super().stretch(factor)
         self.hidden.div_(factor)
         self.out.mul_(factor)
+
+
+def _led(weight: Tensor, direction: Tensor) -> Tensor:
+    """The first unit vector (d,): rows (copies, d, D) begin with the direction, in place."""
+    weight[:, 0] = direction
+    return F.one_hot(torch.tensor(0), weight.shape[1]).to(weight)
 
 
 def make_map(

@@ -21,6 +21,7 @@ from pal.questions import Questions
 __all__ = ["FixedPrototypes", "LinearPrototypes", "PromptPrototypes", "Prototypes", "Terms", "differences"]
 
 _FIRST_CURVATURE = 0.6  # of rewards: less than a random map would bend them
+_SLIGHT_CURVATURE = 0.3  # at the start of those that begin as the best linear ones
 _LEAST_CURVATURE = 0.03  # while training: ideal points stay within sight
 _LONGEST = 0.9 / _LEAST_CURVATURE  # points that training shortens to 1: their curvature is still above the least
 
@@ -289,9 +290,21 @@ class FixedPrototypes(Prototypes):
         self.points.mul_(root)  # in the latent space, or where the stretched inputs live
 
     @torch.no_grad()
+    def straighten(self, theta: Tensor) -> None:
+        """Makes the reward of a new model of one latent point about linear (in place), in the form of `loosen`.
+
+        Args:
+            theta: (D,) the reward's direction, of inputs as the map sees them.
+        """
+        point = self.f.lead(theta / 2)
+        self.points.copy_(point.expand_as(self.points))
+        self._stretch(float(point.norm()) or 1.0)
+        self.curvature = nn.Parameter(self.points.new_tensor(_SLIGHT_CURVATURE))
+
+    @torch.no_grad()
     def loosen(self, fresh: bool) -> None:
         """Makes the curvature a parameter, and points of length one on average, as they start."""
-        if self.ideal_point != "latent":
+        if self.ideal_point != "latent" or self.curvature is not None:
             return
         length = 1.0 if fresh else min(float(self.points.square().sum(1).mean().sqrt()), _LONGEST) or 1.0
         self._stretch(length)

@@ -1,7 +1,8 @@
 """How many prototypes: the public `fit`, which tries them on validation, and `select`, which cross-validates."""
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ import polars as pl
 
 from pal._checks import whole
 from pal._kinds import Kind, Stage, best_kind, gain_over, loss_of, name_of
-from pal._plurality import LEVEL, gain_of, middle_good, p_in_words, personal_gains, plurality, smallest_good
+from pal._plurality import LEVEL, agreement, gain_of, middle_good, p_in_words, personal_gains, plurality, smallest_good
 from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
 from pal.evaluation import metrics_of
 from pal.model import RewardModel
 from pal.training import (
+    Alike,
     Prompts,
     Tabulated,
     TrainConfig,
     TrainResult,
+    answered_alike,
     chance_groups,
     config_of,
     continued,
@@ -32,6 +35,8 @@ from pal.training import (
 __all__ = ["CANDIDATES", "Choice", "FitResult", "Stage", "explore", "fit", "select", "with_validation"]
 
 CANDIDATES = (1, 2, 3, 5, 8, 12, 16, 24)  # of n_prototypes="auto"
+_TELLING = 200  # training answers a prototype that "auto" asks for, but of the first few
+_FEWEST = 3
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def fit(
 
     choice = kinds(train_data, config, Prompts.of(train_data))
     groups = chance_groups(tables.of(choice[0]), validation.comparisons.user)
-    return explore(stage, choice, start, groups, len(train_data))
+    return explore(stage, choice, start, groups, len(train_data), lambda: answered_alike(tables.of(choice[0])))
 
 
 def with_validation(
@@ -131,6 +136,7 @@ def explore(
     start: RewardModel | None,
     group: npt.NDArray[Any],
     n_train: int,
+    alike: Callable[[], Alike],
 ) -> FitResult:
     """Trains the numbers of prototypes that a config asks for, and chooses.
 
@@ -140,9 +146,12 @@ def explore(
         start: a model to go on from.
         group: (n_validation,) which validation answers go together, a person's as a rule: `chance_groups`.
         n_train: training answers.
+        alike: what `pal.training.answered_alike` says of them.
     """
     config, models = choice[0], list[Kind]()
     asked, wanted = config.n_prototypes, _numbers(config.n_prototypes)
+    if asked == "auto":  # of few answers the validation part cannot tell many prototypes from noise
+        wanted = tuple(k for k in wanted if k <= max(_FEWEST, n_train // _TELLING))
     if start is not None:
         results = {start.n_prototypes: stage(config, start.n_prototypes, start)}
     elif config.init == "random" and isinstance(asked, int):
@@ -163,7 +172,7 @@ def explore(
                     break
     losses = {k: r.validation_loss.double().numpy() for k, r in results.items()}
     shared = {k: r.shared_loss.double().numpy() for k, r in results.items()}
-    p_value = plurality(losses, group, config.seed, shared) if len(losses) > 1 and 1 in losses else float("nan")
+    p_value = _p_value(losses, shared, group, alike, config.seed) if len(losses) > 1 and 1 in losses else float("nan")
     # what was asked for; pooled was trained in any case
     given = isinstance(asked, int) or start is not None
     chosen = max(results) if given else _choose({k: v for k, v in losses.items() if k in wanted}, group, p_value)
@@ -175,6 +184,25 @@ def explore(
     )
     metrics = {**results[chosen].metrics, "p_value": p_value}
     return FitResult(results[chosen].model, history, metrics, table, {k: r.model for k, r in results.items()}, p_value)
+
+
+def _p_value(
+    losses: Mapping[int, npt.NDArray[Any]],
+    shared: Mapping[int, npt.NDArray[Any]],
+    group: npt.NDArray[Any],
+    alike: Callable[[], Alike],
+    seed: int,
+) -> float:
+    """Of two tests, of held-out answers and of training's, twice the smaller p: that keeps the level.
+
+    What training answers say does not count where prototypes are worse than one by more than a standard error.
+    """
+    p = plurality(losses, group, seed, shared)
+    if not len(group):
+        return p
+    gain = gain_of(losses[1] - min((loss for k, loss in losses.items() if k > 1), key=np.mean), group)
+    other = agreement(*alike(), seed) if gain.mean > -gain.error else math.nan
+    return p if math.isnan(other) else min(1.0, 2 * p, 2 * other)
 
 
 def _numbers(asked: int | str | Sequence[int]) -> tuple[int, ...]:

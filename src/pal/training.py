@@ -7,7 +7,7 @@ log-loss, best checkpoint. At the end the shared part is frozen and every user's
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +20,22 @@ from pal._training.config import Prompts, TrainConfig, config_of, continued, kin
 from pal._training.finish import finish, refitted
 from pal._training.judging import Asked
 from pal._training.run import Run
+from pal._training.sample import Sample
 from pal._training.tables import Tables
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
 from pal.model import ModelConfig, RewardModel, check_data
 from pal.prototypes import Prototypes
+from pal.questions import row_keys
 from pal.users import UserWeights, simplex
 
 __all__ = [
+    "Alike",
     "Prompts",
     "Tabulated",
     "TrainConfig",
     "TrainResult",
+    "answered_alike",
     "chance_groups",
     "config_of",
     "continued",
@@ -42,6 +46,14 @@ __all__ = [
 
 
 _LEAST_GROUPS = 6  # with five, even if all agree, a test by the signs of groups has p = 1 / 32
+
+
+class Alike(NamedTuple):
+    """Training answers that count: of which ``user`` each is, to which ``question``, left and right as they were."""
+
+    user: npt.NDArray[Any]
+    question: npt.NDArray[Any]
+    label: npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -173,6 +185,24 @@ def chance_groups(tables: Tables, user: npt.NDArray[Any], shards: Alone | None =
     questions = len(np.unique(key))
     by_question = asked.share_new(answers, shards) > 0.5 and _LEAST_GROUPS <= questions < len(np.unique(user))
     return key if by_question else user
+
+
+def answered_alike(tables: Tables, shards: Alone | None = None) -> Alike:
+    """What the test of agreement is about, of all processes, and of no more people than a sample has.
+
+    Args:
+        tables: the answers.
+        shards: where the answers here are some of all.
+    """
+    shards, answers = shards or Alone(), tables.answers.to(torch.device("cpu"))
+    sample, questions = Sample.of_users(tables, shards), tables.questions
+    place = shards.own(torch.arange(len(sample.chosen)))[answers.user].numpy()
+    some = sample.chosen.numpy()[place] & (answers.counting.numpy() > 0)
+    items = row_keys(questions.items())
+    turned = items[questions.left.numpy(force=True)] > items[questions.right.numpy(force=True)]
+    question = (tables.keys * 2 + turned)[answers.question.numpy()]  # keys are the same whichever way round
+    columns = [column[some] for column in (place, question, answers.label.numpy())]
+    return Alike(*(np.concatenate(parts) for parts in zip(*shards.gathered(columns), strict=True)))
 
 
 def _shape_of_start(shape: ModelConfig, start: RewardModel, n_prototypes: int) -> ModelConfig:

@@ -15,7 +15,17 @@ from pal._distributed.shards import Shards
 from pal.embeddings import EmbeddedComparisons
 from pal.model import RewardModel
 from pal.selection import FitResult, explore
-from pal.training import Prompts, Tabulated, TrainConfig, TrainResult, chance_groups, kinds, train
+from pal.training import (
+    Alike,
+    Prompts,
+    Tabulated,
+    TrainConfig,
+    TrainResult,
+    answered_alike,
+    chance_groups,
+    kinds,
+    train,
+)
 from pal.users import rows_of
 
 __all__ = ["Given", "fit_shard", "progress_file", "read_result", "write_result"]
@@ -87,6 +97,10 @@ class _Shard:
         """`pal.training.train` with users sharded; the result is of all users, the same in every worker."""
         return train(self.train, self.validation, config, k, start, path, self.tables.of(config), self.shards)
 
+    def alike(self) -> Alike:
+        """`pal.training.answered_alike`, the same in every worker."""
+        return answered_alike(self.tables.of(self.kinds[0]), self.shards)
+
 
 def _prompts(data: EmbeddedComparisons) -> Prompts:
     """Those of all workers' answers together: prompts and responses are known by a hash of their ids."""
@@ -113,7 +127,7 @@ def fit_shard(given: Given, rank: int, workers: int) -> FitResult:
     def stage(config: TrainConfig, k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
         return shard.stage(config, k, begin, folder / f"prototypes-{k}{kind}.safetensors")
 
-    return explore(stage, shard.kinds, start, shard.val_groups, shard.shards.n_answers)
+    return explore(stage, shard.kinds, start, shard.val_groups, shard.shards.n_answers, shard.alike)
 
 
 # -- the result on disk ------------------------------------------------------------------------------------------------

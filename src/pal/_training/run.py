@@ -18,6 +18,7 @@ from pal._threads import at_most
 from pal._training import checkpoint
 from pal._training.alone import Alone
 from pal._training.config import TrainConfig
+from pal._training.start import straighten
 from pal._training.tables import Tables
 from pal.errors import InputError
 from pal.losses import get_loss
@@ -105,6 +106,8 @@ class Run:
         self.shape = shape = replace(shape, noise=noise)
         self.learns_users = shape.n_prototypes > 1 or config.reliability
         self.prototypes, logits = self.shards.begin(tables, shape, start, torch.Generator().manual_seed(config.seed))
+        if start is None and config.init == "grow":
+            straighten(self.prototypes, tables, self.shards.total)
         self.every, self.counts = tables, tables.counts
         self.strength = config.strength * noise  # in answers of yes or no
         # without a user in it, a question's answers are as good as their mean
@@ -115,6 +118,8 @@ class Run:
         self.noise = self.shards.noise(self.generator)
         if config.curvature:
             self.prototypes.loosen(fresh=start is None)
+        else:
+            self.prototypes.settle()
         self.prototypes.to(device)
         for module in self.prototypes.modules():
             if isinstance(module, MLPMap):

@@ -6,20 +6,23 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from pal._logistic import LinearRewards
 from pal._training.groups import user_groups
 from pal._training.tables import Tables
 from pal.maps import MLPMap
 from pal.model import ModelConfig, RewardModel, make_prototypes
-from pal.prototypes import Prototypes
+from pal.prototypes import FixedPrototypes, Prototypes
 
 if TYPE_CHECKING:
     from pal._training.alone import Alone
 
-__all__ = ["begin", "frame"]
+__all__ = ["begin", "frame", "straighten"]
 
 _SHARED = 1.0  # how much is kept of the mean vector, in root mean square distances from it
 _RESPONSES = 3.0  # the same of model B's responses: what they share mostly cancels in their differences
+_PENALTIES = (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)  # of the first linear reward, for inputs of length one
 _EQUAL = 1e-3  # of the mean's length: vectors no further from it are one vector, but for rounding
 
 
@@ -52,6 +55,33 @@ def begin(
     prototypes.grow(K, 0.1, generator)
     prototypes.lean(directions)
     return prototypes, (0.6 * groups + 0.4 / K).log()
+
+
+def straighten(prototypes: Prototypes, tables: Tables, total: Callable[[Tensor], Tensor]) -> None:
+    """Begins a new pooled model A with the linear reward of all people (in place).
+
+    What turns on directions in which vectors hardly vary is out of reach for steps of one size; solved for it is not,
+    and prototypes that grow from there find in which of these people differ.
+
+    Args:
+        prototypes: new; others than one latent point stay as they are.
+        tables: training answers; validation answers have no part in it.
+        total: sums over processes.
+    """
+    if not isinstance(prototypes, FixedPrototypes) or prototypes.ideal_point != "latent" or len(prototypes.points) > 1:
+        return
+    seen, here = prototypes.f, tables.to(torch.device("cpu"))
+    questions, answers = here.questions, here.answers
+    # of what is concatenated, prompts add nothing: both responses have the same
+    responses, left, right = questions.responses, questions.left, questions.right
+    if questions.item_response is not None:
+        left, right = questions.item_response[left], questions.item_response[right]
+    place = seen.input_shift[: responses.shape[1]], seen.input_scale
+    told = LinearRewards.of(
+        (responses - place[0]) * place[1], left, right, (answers.question, answers.label, answers.counting), total
+    )
+    theta = told.cross_validated(_PENALTIES, torch.from_numpy(tables.keys % 5)).float()
+    prototypes.straighten(F.pad(theta, (0, seen.in_dim - len(theta))))
 
 
 def frame(x: Tensor, mean: Callable[[Tensor], Tensor], most: float) -> tuple[Tensor, float]:

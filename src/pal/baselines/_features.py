@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pal._eigen import eigh
+from pal._logistic import LinearRewards
 from pal.baselines._personal import answers_of
-from pal.baselines.linear import answers_by_question, logistic_regression
 from pal.embeddings import EmbeddedComparisons
 from pal.model import RewardModel, make_prototypes
 from pal.prototypes import LinearPrototypes
@@ -164,16 +163,12 @@ def pooled_regression(
     penalties: tuple[float, ...] = (1.0,),
 ) -> Tensor:
     """(m,) of one logistic regression for all, float64; the penalty of the least log-loss on validation."""
-    asked = features.asked(train)
-    label, weight = answers_by_question(train, asked.question, len(asked.left))
-    x = asked.difference()
+    told = _told(features, train)
     if validation is None or len(penalties) == 1:
-        return logistic_regression(x, label, weight, penalties[0])
-    to = features.asked(validation)
-    val_label, val_weight = answers_by_question(validation, to.question, len(to.left))
-    found, theta = [], None
-    for penalty in penalties:
-        theta = logistic_regression(x, label, weight, penalty, theta)
-        margin = to.difference() @ theta
-        found.append((float(F.binary_cross_entropy_with_logits(margin, val_label, val_weight, reduction="sum")), theta))
-    return min(found, key=lambda pair: pair[0])[1]
+        return told.solve(penalties[0])
+    return told.best_on(_told(features, validation), penalties)
+
+
+def _told(features: Features, data: EmbeddedComparisons) -> LinearRewards:
+    asked = features.asked(data)
+    return LinearRewards.of(asked.items.double(), asked.left, asked.right, (asked.question, *answers_of(data)))
