@@ -39,8 +39,9 @@ class TrainConfig:
         model: "a" (fixed prototypes), "b" (prompt prototypes), or None: a, but where prompts vary and `prompt` is not
             given b (where people have prompts of their own a without the prompt), unless another of b and a, with and
             without the prompt, predicts validation answers clearly better; with `init="random"` always b there.
-        n_prototypes: K, "auto", or several to choose from.
-        map: "mlp" or "linear"; the pooled model may be linear where "mlp" is asked (unless `init` is "random").
+        n_prototypes: K, "auto" (1, 2, 3, 5, 8, 12, 16, 24 while validation improves; no more than one for each 200
+            answers, or three), or several to choose from.
+        map: "mlp" or "linear"; a pooled model B may be linear where "mlp" is asked (unless `init` is "random").
         latent_dim: d.
         hidden_dim: width of the MLP's hidden layer.
         dropout: in the hidden layer.
@@ -56,7 +57,8 @@ class TrainConfig:
         strength: of the prior on user weights in training, in answers; the final one is chosen on validation.
         uncertainty: the loss is its mean over what a person's weights may be, which few answers leave open.
         curvature: learn how much rewards bend, in model A with "latent" ideal points.
-        init: "grow" (from the pooled model and the directions in which users differ) or "random" (as the paper).
+        init: "grow" (from the pooled model, in model A from the best linear reward, and the directions in which users
+            differ) or "random" (as the paper).
         lr: of the maps.
         prototype_lr: of fixed prototypes and their curvature, and of model B's scale.
         user_lr: of the user weights.
