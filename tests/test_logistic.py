@@ -88,6 +88,14 @@ def test_answers_to_one_question_count_together():
     torch.testing.assert_close(one, each, rtol=1e-4, atol=1e-4)
 
 
+def test_some_questions_are_told_as_if_there_were_no_others():
+    items, *columns = asked(n=50)
+    rows = np.array([3, 4, 8, 20, 49])
+    some = told(items, *columns).take(torch.from_numpy(rows))
+    assert len(some.items) <= 10
+    torch.testing.assert_close(some.solve(1.0), told(items, *(column[rows] for column in columns)).solve(1.0))
+
+
 def test_items_that_are_all_one_say_nothing():
     items, *columns = asked(n=20)
     assert not told(np.ones_like(items), *columns).solve(1.0).any()

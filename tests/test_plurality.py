@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -5,6 +7,7 @@ from scipy import stats
 import pal
 from pal._plurality import agreement, gain_of, middle_good, personal_gains, plurality, smallest_good
 from pal.testing import tiny
+from pal.training import Tabulated, answered_alike
 from small import votes
 
 
@@ -67,10 +70,24 @@ def test_agreement_hangs_on_neither_the_order_of_answers_nor_what_is_answered_al
     assert np.isnan(agreement(*(np.zeros(0) for _ in range(3))))
 
 
+def test_chosen_and_rejected_tell_as_much_of_agreement_as_votes_do():
+    data = votes(45, 40, 16, effect=1.0, personal=2.0)
+    table = data.comparisons
+    no = table.label == 0
+    left, right = np.where(no, table.right, table.left), np.where(no, table.left, table.right)
+    turned = replace(table, left=left, right=right, label=np.ones_like(table.label), sided=False)
+    found = []
+    for one in (table, turned):
+        parts = replace(data, comparisons=one).split(unseen_users=0.0, test=0.0, validation=0.1, seed=0)
+        config = pal.TrainConfig(model="b")
+        found.append(agreement(*answered_alike(Tabulated(parts.train, parts.validation).of(config))))
+    assert found[0] == found[1] < 0.05
+
+
 def test_few_answers_show_plurality_that_those_held_out_do_not():
     """Some 70 validation answers of 45 people cannot tell what 650 training answers to the same questions do."""
     found, gained = [], []
-    for seed in range(3):
+    for seed in range(2):
         data = votes(45, 40, 40, effect=1.0, personal=1.5, seed=seed)
         parts = data.split(unseen_users=0.0, test=0.6, validation=0.1, seed=seed)
         result = pal.fit(parts.train, parts.validation, pal.TrainConfig(model="b", n_prototypes=(1, 3), seed=seed))

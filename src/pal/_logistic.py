@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pal.questions import compact
+
 __all__ = ["LinearRewards"]
 
 _ROWS = 10_000  # questions that show how much the loss bends in each direction: it need not be exact
@@ -51,6 +53,14 @@ class LinearRewards:
         told = torch.bincount(question, weight, minlength=len(left))
         mean = torch.bincount(question, weight * label, minlength=len(left)) / told.clamp(min=1e-12)
         return cls(items, left, right, mean, told, total)
+
+    def take(self, rows: Tensor) -> "LinearRewards":
+        """The questions at these rows (m,), with only the items that they use."""
+        items, sides = compact(torch.cat([self.left[rows], self.right[rows]]), len(self.items))
+        left, right = sides.chunk(2)
+        return replace(
+            self, items=self.items[items], left=left, right=right, label=self.label[rows], weight=self.weight[rows]
+        )
 
     def loss(self, theta: Tensor) -> float:
         """Mean log-loss for theta (D,); 0 without answers."""

@@ -49,7 +49,7 @@ _LEAST_GROUPS = 6  # with five, even if all agree, a test by the signs of groups
 
 
 class Alike(NamedTuple):
-    """Training answers that count: of which ``user`` each is, to which ``question``, left and right as they were."""
+    """Training answers that count: of which ``user`` each is, to which ``question``, and the ``label``, (n,) each."""
 
     user: npt.NDArray[Any]
     question: npt.NDArray[Any]
@@ -198,10 +198,13 @@ def answered_alike(tables: Tables, shards: Alone | None = None) -> Alike:
     sample, questions = Sample.of_users(tables, shards), tables.questions
     place = shards.own(torch.arange(len(sample.chosen)))[answers.user].numpy()
     some = sample.chosen.numpy()[place] & (answers.counting.numpy() > 0)
-    items = row_keys(questions.items())
+    items, question, label = row_keys(questions.items()), tables.keys, answers.label.numpy()
     turned = items[questions.left.numpy(force=True)] > items[questions.right.numpy(force=True)]
-    question = (tables.keys * 2 + turned)[answers.question.numpy()]  # keys are the same whichever way round
-    columns = [column[some] for column in (place, question, answers.label.numpy())]
+    if tables.sided:
+        question = question * 2 + turned  # keys are the same whichever way round
+    else:  # left and right mean nothing: of chosen and rejected all labels are 1
+        label = np.where(turned[answers.question.numpy()], 1 - label, label)
+    columns = [column[some] for column in (place, question[answers.question.numpy()], label)]
     return Alike(*(np.concatenate(parts) for parts in zip(*shards.gathered(columns), strict=True)))
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ __all__ = ["begin", "frame", "straighten"]
 
 _SHARED = 1.0  # how much is kept of the mean vector, in root mean square distances from it
 _RESPONSES = 3.0  # the same of model B's responses: what they share mostly cancels in their differences
+_ASKED = 20_000  # questions, about, that the first linear reward is learned from, or ten a dimension
 _PENALTIES = (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)  # of the first linear reward, for inputs of length one
 _EQUAL = 1e-3  # of the mean's length: vectors no further from it are one vector, but for rounding
 
@@ -76,11 +78,12 @@ def straighten(prototypes: Prototypes, tables: Tables, total: Callable[[Tensor],
     responses, left, right = questions.responses, questions.left, questions.right
     if questions.item_response is not None:
         left, right = questions.item_response[left], questions.item_response[right]
-    place = seen.input_shift[: responses.shape[1]], seen.input_scale
-    told = LinearRewards.of(
-        (responses - place[0]) * place[1], left, right, (answers.question, answers.label, answers.counting), total
-    )
-    theta = told.cross_validated(_PENALTIES, torch.from_numpy(tables.keys % 5)).float()
+    told = LinearRewards.of(responses, left, right, (answers.question, answers.label, answers.counting), total)
+    n, keys = int(total(torch.tensor(len(questions)))), torch.from_numpy(tables.keys)
+    some = (keys // 5 % max(1, round(n / max(_ASKED, 10 * responses.shape[1]))) == 0).nonzero().squeeze(1)
+    told = told.take(some)
+    told = replace(told, items=(told.items - seen.input_shift[: responses.shape[1]]) * seen.input_scale)
+    theta = told.cross_validated(_PENALTIES, keys[some] % 5).float()
     prototypes.straighten(F.pad(theta, (0, seen.in_dim - len(theta))))
 
 
