@@ -67,7 +67,35 @@ def test_agreement_hangs_on_neither_the_order_of_answers_nor_what_is_answered_al
     assert agreement(*more) == pytest.approx(found, abs=0.08)
     assert np.isnan(agreement(np.arange(5), np.arange(5), np.array([0.0, 1, 0, 1, 1]))), "nobody is asked the same"
     assert np.isnan(agreement(np.arange(4), np.repeat([0, 1], 2), np.array([1.0, 1, 0, 0]))), "nobody differs"
-    assert np.isnan(agreement(*(np.zeros(0) for _ in range(3))))
+    assert np.isnan(agreement(*(np.zeros(0, int) for _ in range(3))))
+    one = np.random.default_rng(0).random(300).round()
+    assert np.isnan(agreement(np.arange(300), np.arange(300) % 20, one)), "nobody answers two questions"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_who_answers_again_as_before_agrees_with_nobody_else(turned):
+    """A quarter of coin flips twice, the same way round or the other."""
+    found = []
+    for seed in range(20):
+        user, question, label = asked(0.0, seed=seed)
+        again = np.flatnonzero(np.random.default_rng(seed).random(len(user)) < 0.25)
+        rows = np.r_[np.arange(len(user)), again]
+        turn = (np.arange(len(rows)) >= len(user)) & turned
+        vectors = np.random.default_rng(seed).standard_normal((41, 4)).astype(np.float32)
+        ids = [f"x{i}" for i in range(41)]
+        item = question[rows]
+        sides = [np.array(ids)[side] for side in (np.where(turn, 40, item), np.where(turn, item, 40))]
+        table = pal.Comparisons.from_columns(
+            user_id=user[rows],
+            left_id=sides[0],
+            right_id=sides[1],
+            label=np.where(turn, 1 - label[rows], label[rows]),
+        )
+        data = pal.embed(table, embeddings=(ids, vectors))
+        tables = Tabulated(data, data.take([])).of(pal.TrainConfig(model="a"))
+        assert tables.sided
+        found.append(agreement(*answered_alike(tables)))
+    assert sum(p <= 0.05 for p in found) <= 3, found
 
 
 def test_chosen_and_rejected_tell_as_much_of_agreement_as_votes_do():

@@ -17,6 +17,7 @@ __all__ = ["Kind", "Stage", "best_kind", "gain_over", "loss_of", "name_of"]
 _FEW = 5000  # training answers
 _PROBE = 3  # prototypes with which kinds of models are compared, beside one
 _CLEAR = 2.0  # standard errors
+_BOTH = 2  # numbers of prototypes that are grown from both pooled models, straight and bent
 _LEANS = 3.0  # the same
 
 
@@ -48,11 +49,17 @@ class Kind:
 
     def __post_init__(self) -> None:
         self.made: dict[int, TrainResult] = {}
+        self._growing = self.name  # what checkpoints of those that grow from `_ground` are called
 
     @cached_property
     def pooled(self) -> TrainResult:
         """What others grow from and are held against: their maps are of its kind."""
         return self.stage(self.config, 1, None, self.name)
+
+    @cached_property
+    def _ground(self) -> TrainResult:
+        """The pooled model that others grow from."""
+        return self.pooled
 
     @cached_property
     def one(self) -> TrainResult:
@@ -100,20 +107,19 @@ class Kind:
         config = self.config
         if config.init == "random":
             return self.stage(config, k, None, self.name)
-        result = self.stage(config, k, self.pooled.begun, self.name)
-        left_over = isinstance(config.n_prototypes, int) and _unused(result.model)
-        if self._gains(result, 1.0) and self.n_train > _FEW and not left_over:
+        result = self.stage(config, k, self._ground.begun, self._growing)
+        if self._straight and self._ground is self.pooled and len(self.made) < _BOTH:
+            # what people differ in may be nothing linear, and then shows to a hidden layer only that has learned
+            other = self.stage(config, k, self._bent.begun, f"{self.name}-bent")
+            if _clearly(other, result, self.group):
+                self._ground, self._growing, result = self._bent, f"{self.name}-bent", other
+        gain = gain_over(self.pooled, result, self.group)
+        grew = gain.mean > gain.error and self.n_train > _FEW
+        if grew and not (isinstance(config.n_prototypes, int) and _unused(result.model)):
             return result
         # answers may not show in which directions to grow, if few, or leave a number that was asked for without people:
         # try once from nowhere as well
-        result = _better(result, self.stage(config, k, None, f"{self.name}-random"))
-        if self._straight and not self._gains(result, _CLEAR):  # what people differ in may be nothing that is linear
-            result = _better(result, self.stage(config, k, self._bent.begun, f"{self.name}-bent"))
-        return result
-
-    def _gains(self, result: TrainResult, errors: float) -> bool:
-        gain = gain_over(self.pooled, result, self.group)
-        return gain.mean > errors * gain.error
+        return _better(result, self.stage(config, k, None, f"{self.name}-random"))
 
 
 def best_kind(kinds: Sequence[Kind], numbers: Sequence[int]) -> Kind:

@@ -24,7 +24,7 @@ _FLIPS = 4000
 _ROUNDING = 1e-6  # nats an answer that a float32 probability may be off by: no gain
 _SHUFFLES = 399
 _SIDE = 300  # people, and questions, that are looked at
-_SAME = 1e-9  # a variance of labels that are one
+_SAME = 1e-9  # rounding
 _BLOCK = 2_000_000  # flips x users at a time
 
 Array = npt.NDArray[Any]
@@ -115,29 +115,32 @@ def agreement(user: Array, question: Array, label: Array, seed: int = 0) -> floa
         seed: of the shuffles.
 
     Returns:
-        p, at least 1 / 400; NaN where nobody who was asked the same ever differs.
+        p, at least 1 / 400; NaN where no two people share two questions that are answered in more ways than one.
     """
     for column in (0, 1):
         kept = _busiest((question, user)[column])
         user, question, label = user[kept], question[kept], label[kept]
     people, question = (np.unique(column, return_inverse=True)[1] for column in (user, question))
-    order = np.lexsort((people, question))
-    people, question, z = people[order], question[order], label[order].astype(np.float64)
+    width = int(people.max(initial=0)) + 1
+    # who answers again as before agrees with nobody but themselves: the mean of what a person said counts once
+    cell, row, times = np.unique(question * width + people, return_inverse=True, return_counts=True)
+    people, question, z = cell % width, cell // width, np.bincount(row, label) / times
     asked = np.bincount(question)
     z = z - (np.bincount(question, z) / asked)[question]
     variance = np.bincount(question, z**2) / asked
     z = z / np.sqrt(np.where(variance > _SAME, variance, np.inf))[question]
-    if not z.any():
+    varied = np.zeros((width, len(asked)))
+    varied[people, question] = z != 0
+    if not (np.triu(varied @ varied.T, 1) > 1).any():
         return float("nan")
-    shape = int(people.max()) + 1, len(asked)
-    cell = people * shape[1] + question
 
     def agreeing(z: Array) -> float:
-        m = np.bincount(cell, z, minlength=shape[0] * shape[1]).reshape(shape)
-        both = m @ m.T if shape[0] < shape[1] else m.T @ m
+        m = np.zeros((width, len(asked)))
+        m[people, question] = z
+        both = m @ m.T if width < len(asked) else m.T @ m
         return float(np.square(both).sum() - np.square(np.square(m).sum(1)).sum())  # without each beside themselves
 
-    rng, seen = np.random.default_rng(seed), agreeing(z)
+    rng, seen = np.random.default_rng(seed), agreeing(z) * (1 - _SAME)
     larger = sum(agreeing(z[np.argsort(question + rng.random(len(z)))]) >= seen for _ in range(_SHUFFLES))
     return (larger + 1) / (_SHUFFLES + 1)
 

@@ -298,8 +298,10 @@ class FixedPrototypes(Prototypes):
         """
         point = self.f.lead(theta / 2)
         self.points.copy_(point.expand_as(self.points))
-        self._stretch(float(point.norm()) or 1.0)
-        self.curvature = nn.Parameter(self.points.new_tensor(_SLIGHT_CURVATURE))
+        length = float(point.norm()) or 1.0
+        self._stretch(length)
+        # where all of the latent space is stretched rewards would bend with the square of the length
+        self.curvature = nn.Parameter(self.points.new_tensor(_SLIGHT_CURVATURE / math.sqrt(max(1.0, length))))
 
     @torch.no_grad()
     def loosen(self, fresh: bool) -> None:

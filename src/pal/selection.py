@@ -50,8 +50,8 @@ class FitResult:
         table: a row for each number of prototypes tried: n_prototypes, validation_log_loss, gain (over pooled, nats an
             answer), gain_se (its standard error over users, or new questions), validation_accuracy, seconds, chosen.
         models: the model of each number of prototypes tried; 1 is the pooled one.
-        p_value: of the plurality test on the validation answers (`pal.select` cross-validates); NaN where there was
-            nothing to compare.
+        p_value: of plurality, twice the smaller of two tests', of the validation and of the training answers
+            (`pal.select` cross-validates); NaN where there was nothing to compare.
     """
 
     model: RewardModel

@@ -302,13 +302,13 @@ def _not_helped(record: Mapping[str, Any]) -> list[str]:
 
 
 def _chance(record: Mapping[str, Any]) -> str:
-    """What the plurality test on the validation answers says."""
+    """What the plurality tests say."""
     p = (record.get("training") or {}).get("p_value")
     if p is None or "pal" not in (record.get("models") or {}):
         return ""
     said = p_in_words(p)
     if p > LEVEL:
-        return f"On validation, chance alone could make several prototypes look so good: {said}, plurality test."
+        return f"Chance alone could make several prototypes look so good: {said}, plurality test."
     hardly = f"Chance alone would hardly make several prototypes look so good: {said}, plurality test."
     return hardly if n_prototypes(record) > 1 else ""
 

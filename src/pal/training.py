@@ -49,7 +49,7 @@ _LEAST_GROUPS = 6  # with five, even if all agree, a test by the signs of groups
 
 
 class Alike(NamedTuple):
-    """Training answers that count: of which ``user`` each is, to which ``question``, and the ``label``, (n,) each."""
+    """Training answers that count, (n,) each: of which ``user`` they are, to which ``question``, the ``label``."""
 
     user: npt.NDArray[Any]
     question: npt.NDArray[Any]
@@ -190,6 +190,8 @@ def chance_groups(tables: Tables, user: npt.NDArray[Any], shards: Alone | None =
 def answered_alike(tables: Tables, shards: Alone | None = None) -> Alike:
     """What the test of agreement is about, of all processes, and of no more people than a sample has.
 
+    Where sides mean something, of what a person answered both ways round only one way.
+
     Args:
         tables: the answers.
         shards: where the answers here are some of all.
@@ -198,13 +200,18 @@ def answered_alike(tables: Tables, shards: Alone | None = None) -> Alike:
     sample, questions = Sample.of_users(tables, shards), tables.questions
     place = shards.own(torch.arange(len(sample.chosen)))[answers.user].numpy()
     some = sample.chosen.numpy()[place] & (answers.counting.numpy() > 0)
-    items, question, label = row_keys(questions.items()), tables.keys, answers.label.numpy()
-    turned = items[questions.left.numpy(force=True)] > items[questions.right.numpy(force=True)]
+    response = row_keys(questions.responses)
+    if questions.item_response is not None:
+        response = response[questions.item_response.numpy(force=True)]
+    turned = response[questions.left.numpy(force=True)] > response[questions.right.numpy(force=True)]
+    asked = answers.question.numpy()
+    question, turned, label = tables.keys[asked], turned[asked], answers.label.numpy()  # a key for both ways round
     if tables.sided:
-        question = question * 2 + turned  # keys are the same whichever way round
+        pair = np.unique(np.stack([place, question]), axis=1, return_index=True, return_inverse=True)[1:]
+        some, question = some & (turned == turned[pair[0]][pair[1].reshape(-1)]), question * 2 + turned
     else:  # left and right mean nothing: of chosen and rejected all labels are 1
-        label = np.where(turned[answers.question.numpy()], 1 - label, label)
-    columns = [column[some] for column in (place, question[answers.question.numpy()], label)]
+        label = np.where(turned, 1 - label, label)
+    columns = [column[some] for column in (place, question, label)]
     return Alike(*(np.concatenate(parts) for parts in zip(*shards.gathered(columns), strict=True)))
 
 

@@ -107,7 +107,7 @@ class Run:
         self.learns_users = shape.n_prototypes > 1 or config.reliability
         self.prototypes, logits = self.shards.begin(tables, shape, start, torch.Generator().manual_seed(config.seed))
         if start is None and config.init == "grow":
-            straighten(self.prototypes, tables, self.shards.total)
+            straighten(self.prototypes, tables, self.shards)
         self.every, self.counts = tables, tables.counts
         self.strength = config.strength * noise  # in answers of yes or no
         # without a user in it, a question's answers are as good as their mean

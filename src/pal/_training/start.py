@@ -59,7 +59,7 @@ def begin(
     return prototypes, (0.6 * groups + 0.4 / K).log()
 
 
-def straighten(prototypes: Prototypes, tables: Tables, total: Callable[[Tensor], Tensor]) -> None:
+def straighten(prototypes: Prototypes, tables: Tables, shards: "Alone") -> None:
     """Begins a new pooled model A with the linear reward of all people (in place).
 
     What turns on directions in which vectors hardly vary is out of reach for steps of one size; solved for it is not,
@@ -68,7 +68,7 @@ def straighten(prototypes: Prototypes, tables: Tables, total: Callable[[Tensor],
     Args:
         prototypes: new; others than one latent point stay as they are.
         tables: training answers; validation answers have no part in it.
-        total: sums over processes.
+        shards: where the answers here are some of all.
     """
     if not isinstance(prototypes, FixedPrototypes) or prototypes.ideal_point != "latent" or len(prototypes.points) > 1:
         return
@@ -78,8 +78,10 @@ def straighten(prototypes: Prototypes, tables: Tables, total: Callable[[Tensor],
     responses, left, right = questions.responses, questions.left, questions.right
     if questions.item_response is not None:
         left, right = questions.item_response[left], questions.item_response[right]
-    told = LinearRewards.of(responses, left, right, (answers.question, answers.label, answers.counting), total)
-    n, keys = int(total(torch.tensor(len(questions)))), torch.from_numpy(tables.keys)
+    given = answers.counting.double()
+    weight = given / shards.total(given.sum()) * shards.count(len(given))
+    told = LinearRewards.of(responses, left, right, (answers.question, answers.label, weight), shards.total)
+    (n, _), keys = shards.rows(len(questions), pooled=True), torch.from_numpy(tables.keys)
     some = (keys // 5 % max(1, round(n / max(_ASKED, 10 * responses.shape[1]))) == 0).nonzero().squeeze(1)
     told = told.take(some)
     told = replace(told, items=(told.items - seen.input_shift[: responses.shape[1]]) * seen.input_scale)
