@@ -12,6 +12,15 @@ def parts_of(data, **options):
     return data.split(**{"unseen_users": 0.2, "test": 0.2, "validation": 0.1, **options})
 
 
+def judged(vectors, user, pairs, label, unseen_users=0.0):
+    """A table of answers to pairs of items, split."""
+    ids = [f"x{i}" for i in range(len(vectors))]
+    sides = ([ids[i] for i in side] for side in pairs)
+    columns = dict(zip(("left_id", "right_id"), sides, strict=True))
+    table = pal.Comparisons.from_columns(user_id=[f"u{i}" for i in user], label=label.astype(float), **columns)
+    return parts_of(pal.embed(table, embeddings=(ids, vectors.astype(np.float32))), unseen_users=unseen_users)
+
+
 def with_checkpoint(folder):
     """A model whose training has a state on disk; it goes on from one that is there."""
     parts = tiny(600).split(unseen_users=0.2, test=0.2, validation=0.1)

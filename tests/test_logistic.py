@@ -73,7 +73,7 @@ def test_cross_validation_finds_the_penalty_that_predicts_best():
             told(items, left[at], right[at], label[at], np.ones(2200)[at]) for at in (np.s_[:200], np.s_[200:])
         )
         penalties = [1000.0, 100.0, 10.0, 1.0, 0.1]
-        found = train.cross_validated(penalties, torch.from_numpy(random.integers(0, 5, 200)))
+        found = train.cross_validated(penalties, torch.from_numpy(random.integers(0, 5, 200)), 5)
         solved = [train.solve(p) for p in penalties]
         behind.append(test.loss(found) - min(test.loss(theta) for theta in solved))
         chosen.append([float((found - theta).norm()) < 1e-3 * float(theta.norm()) for theta in solved].index(True))

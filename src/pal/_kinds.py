@@ -10,15 +10,15 @@ import numpy.typing as npt
 
 from pal._plurality import Gain, gain_of
 from pal.model import RewardModel
-from pal.training import TrainConfig, TrainResult
+from pal.training import TrainConfig, TrainResult, begins_straight
 
 __all__ = ["Kind", "Stage", "best_kind", "gain_over", "loss_of", "name_of"]
 
 _FEW = 5000  # training answers
 _PROBE = 3  # prototypes with which kinds of models are compared, beside one
 _CLEAR = 2.0  # standard errors
-_BOTH = 2  # numbers of prototypes that are grown from both pooled models, straight and bent
 _LEANS = 3.0  # the same
+_BOTH = 2  # numbers of prototypes that are grown from both pooled models, straight and bent
 
 
 class Stage(Protocol):
@@ -72,7 +72,7 @@ class Kind:
     @property
     def _straight(self) -> bool:
         """Whether pooled models begin with the best linear reward."""
-        return self.config.init == "grow" and (self.config.model, self.config.ideal_point) == ("a", "latent")
+        return begins_straight(self.config, self.config.model)
 
     @cached_property
     def _bent(self) -> TrainResult:

@@ -49,7 +49,7 @@ class LinearRewards:
         total: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> "LinearRewards":
         """Of answers, each with its question, label and weight (n,), to questions about items (m, D)."""
-        question, label, weight = (column.double() if i else column for i, column in enumerate(answers))
+        question, label, weight = answers[0], answers[1].double(), answers[2].double()
         told = torch.bincount(question, weight, minlength=len(left))
         mean = torch.bincount(question, weight * label, minlength=len(left)) / told.clamp(min=1e-12)
         return cls(items, left, right, mean, told, total)
@@ -74,7 +74,7 @@ class LinearRewards:
             found.append(self.solve(penalty, found[-1] if found else None))
         return min(found, key=validation.loss)
 
-    def cross_validated(self, penalties: Sequence[float], fold: Tensor, folds: int = 5) -> Tensor:
+    def cross_validated(self, penalties: Sequence[float], fold: Tensor, folds: int) -> Tensor:
         """What `solve` finds, (D,), with the penalty that predicts each fold of questions best from the others.
 
         Args:

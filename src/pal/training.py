@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pal._training.alone import Alone
-from pal._training.config import Prompts, TrainConfig, config_of, continued, kinds, model_config
+from pal._training.config import Prompts, TrainConfig, begins_straight, config_of, continued, kinds, model_config
 from pal._training.finish import finish, refitted
 from pal._training.judging import Asked
 from pal._training.run import Run
@@ -36,6 +36,7 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "answered_alike",
+    "begins_straight",
     "chance_groups",
     "config_of",
     "continued",

@@ -14,7 +14,7 @@ from pal.losses import LOSSES, get_loss
 from pal.maps import MAPS
 from pal.model import IDEAL_POINTS, ModelConfig, RewardModel
 
-__all__ = ["Prompts", "TrainConfig", "config_of", "continued", "kinds", "model_config"]
+__all__ = ["Prompts", "TrainConfig", "begins_straight", "config_of", "continued", "kinds", "model_config"]
 
 _KNOWN = {
     "model": ("a", "b", None),
@@ -190,6 +190,11 @@ def continued(config: TrainConfig | None, start: RewardModel | None) -> TrainCon
     kept["side_bias"] = start.config.side_bias != 0 if config.side_bias is None else config.side_bias
     kept["reliability"] = config.reliability or bool((start.users.reliability != 1).any())
     return replace(config, **kept)
+
+
+def begins_straight(config: TrainConfig, model: str | None) -> bool:
+    """Whether a pooled model of that kind begins with the best linear reward."""
+    return config.init == "grow" and (model, config.ideal_point) == ("a", "latent")
 
 
 class Prompts(NamedTuple):

@@ -17,7 +17,7 @@ from pal._adam import Adam, RowAdam, rows_at
 from pal._threads import at_most
 from pal._training import checkpoint
 from pal._training.alone import Alone
-from pal._training.config import TrainConfig
+from pal._training.config import TrainConfig, begins_straight
 from pal._training.start import straighten
 from pal._training.tables import Tables
 from pal.errors import InputError
@@ -106,7 +106,7 @@ class Run:
         self.shape = shape = replace(shape, noise=noise)
         self.learns_users = shape.n_prototypes > 1 or config.reliability
         self.prototypes, logits = self.shards.begin(tables, shape, start, torch.Generator().manual_seed(config.seed))
-        if start is None and config.init == "grow":
+        if start is None and shape.n_prototypes == 1 and begins_straight(config, shape.model):
             straighten(self.prototypes, tables, self.shards)
         self.every, self.counts = tables, tables.counts
         self.strength = config.strength * noise  # in answers of yes or no

@@ -24,6 +24,7 @@ __all__ = ["begin", "frame", "straighten"]
 _SHARED = 1.0  # how much is kept of the mean vector, in root mean square distances from it
 _RESPONSES = 3.0  # the same of model B's responses: what they share mostly cancels in their differences
 _ASKED = 20_000  # questions, about, that the first linear reward is learned from, or ten a dimension
+_FOLDS = 5  # of these questions, to choose one of
 _PENALTIES = (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)  # of the first linear reward, for inputs of length one
 _EQUAL = 1e-3  # of the mean's length: vectors no further from it are one vector, but for rounding
 
@@ -66,12 +67,12 @@ def straighten(prototypes: Prototypes, tables: Tables, shards: "Alone") -> None:
     and prototypes that grow from there find in which of these people differ.
 
     Args:
-        prototypes: new; others than one latent point stay as they are.
+        prototypes: new, of one latent point: `pal._training.config.begins_straight`.
         tables: training answers; validation answers have no part in it.
         shards: where the answers here are some of all.
     """
-    if not isinstance(prototypes, FixedPrototypes) or prototypes.ideal_point != "latent" or len(prototypes.points) > 1:
-        return
+    if not isinstance(prototypes, FixedPrototypes):
+        raise TypeError("a model A has fixed prototypes")
     seen, here = prototypes.f, tables.to(torch.device("cpu"))
     questions, answers = here.questions, here.answers
     # of what is concatenated, prompts add nothing: both responses have the same
@@ -82,10 +83,10 @@ def straighten(prototypes: Prototypes, tables: Tables, shards: "Alone") -> None:
     weight = given / shards.total(given.sum()) * shards.count(len(given))
     told = LinearRewards.of(responses, left, right, (answers.question, answers.label, weight), shards.total)
     (n, _), keys = shards.rows(len(questions), pooled=True), torch.from_numpy(tables.keys)
-    some = (keys // 5 % max(1, round(n / max(_ASKED, 10 * responses.shape[1]))) == 0).nonzero().squeeze(1)
+    some = (keys // _FOLDS % max(1, round(n / max(_ASKED, 10 * responses.shape[1]))) == 0).nonzero().squeeze(1)
     told = told.take(some)
     told = replace(told, items=(told.items - seen.input_shift[: responses.shape[1]]) * seen.input_scale)
-    theta = told.cross_validated(_PENALTIES, keys[some] % 5).float()
+    theta = told.cross_validated(_PENALTIES, keys[some] % _FOLDS, _FOLDS).float()
     prototypes.straighten(F.pad(theta, (0, seen.in_dim - len(theta))))
 
 
