@@ -70,7 +70,7 @@ def measure(train: Any, validation: Any, test: Any, unseen: Any, config: TrainCo
     row: dict[str, Any] = {"fit_seconds": time.perf_counter() - began, "n_prototypes": result.model.n_prototypes}
     models = {"pal": result.model, "btl": result.pooled}
     for name in ("btl-linear", "per-user", "majority"):
-        models[name] = pal.baselines.fit(name, train, validation, replace(config, n_prototypes=1), seed=config.seed)
+        models[name] = pal.baselines.fit(name, train, validation, replace(config, n_prototypes=1))
     for name, model in models.items():
         metrics = pal.evaluate(model, test, bootstrap=200)
         keys = ("accuracy", "accuracy_by_user", "balanced_accuracy", "worst_tenth", "log_loss", "ece")

@@ -1,3 +1,4 @@
+import pickle
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import torch
 
 import pal
 from pal import _kinds, selection
+from pal._training.run import Run
 from pal.errors import InputError
 from pal.selection import CANDIDATES
 from pal.testing import tiny
@@ -317,6 +319,25 @@ def test_a_choice_among_some():
     assert result.model is result.models[result.model.n_prototypes]
     assert result.history["n_prototypes"].unique().sort().to_list() == [1, 2, 3]
     assert result.history["validation_log_loss"].is_finite().all()
+
+
+def test_models_that_were_not_chosen_are_made_when_asked_for(monkeypatch):
+    parts, over, go_over = parts_of(), [], Run.go_over
+
+    def watched(run, passes):
+        over.append(run.shape.n_prototypes)
+        return go_over(run, passes)
+
+    monkeypatch.setattr(Run, "go_over", watched)
+    first, second = (pal.fit(parts.train, parts.validation, settings(n_prototypes=(1, 2, 3))) for _ in range(2))
+    chosen = first.model.n_prototypes
+    assert over == [chosen, chosen]
+    other = 2 if chosen == 3 else 3
+    kept = pickle.loads(pickle.dumps(second))
+    assert sorted(kept.models) == sorted([*over[2:], chosen]) == [1, 2, 3]
+    assert np.array_equal(first.models[other].predict(parts.test), kept.models[other].predict(parts.test))
+    assert first.models[other] is first.models[other]
+    assert over[4:] == [other]
 
 
 def test_a_number_is_kept_whatever_validation_says():

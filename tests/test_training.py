@@ -273,7 +273,7 @@ def test_last_passes_begin_at_the_full_rates_where_that_does_good(monkeypatch, k
         return step(run, *batch)
 
     monkeypatch.setattr(Run, "_step", watched)
-    train(parts.train, parts.validation, TrainConfig(n_prototypes=k, **{**QUICK, **settings}), k)
+    train(parts.train, parts.validation, TrainConfig(n_prototypes=k, **{**QUICK, **settings}), k).complete()
     assert seen == rates
 
 
@@ -432,7 +432,8 @@ def test_a_validation_answer_counts_as_much_as_a_training_answer_where_questions
         return step(run, side, batch, size)
 
     monkeypatch.setattr(Run, "_step", watched)
-    train(parts.train, parts.validation, TrainConfig(model="b", n_prototypes=1, **{**QUICK, "batch_size": None}), 1)
+    config = TrainConfig(model="b", n_prototypes=1, **{**QUICK, "batch_size": None})
+    train(parts.train, parts.validation, config, 1).complete()
     ((questions, size),) = {(n, size) for ours, n, size in told if ours}
     ((held_out, of_answers),) = {(n, size) for ours, n, size in told if not ours}
     assert (questions, held_out) == (4, len(parts.validation))  # one step each; two questions, on either side

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,8 @@ class FitResult:
         metrics: plain numbers of the chosen model, see `TrainResult`.
         table: a row for each number of prototypes tried: n_prototypes, validation_log_loss, gain (over pooled, nats an
             answer), gain_se (its standard error over users, or new questions), validation_accuracy, seconds, chosen.
-        models: the model of each number of prototypes tried; 1 is the pooled one.
+        models: the model of each number of prototypes tried; 1 is the pooled one. Those not chosen are made of what
+            training left when they are first asked for.
         p_value: of plurality, twice the smaller of two tests', of the validation and of the training answers
             (`pal.select` cross-validates); NaN where there was nothing to compare.
     """
@@ -58,13 +59,35 @@ class FitResult:
     history: pl.DataFrame
     metrics: dict[str, Any]
     table: pl.DataFrame
-    models: dict[int, RewardModel]
+    models: Mapping[int, RewardModel]
     p_value: float
 
     @property
     def pooled(self) -> RewardModel | None:
         """The model with one prototype, where one was trained."""
         return self.models.get(1)
+
+
+class _Models(Mapping[int, RewardModel]):
+    """The model of each number of prototypes; last passes are gone over for those that somebody asks for."""
+
+    def __init__(self, results: Mapping[int, TrainResult]) -> None:
+        self._results, self._made = dict(results), dict[int, RewardModel]()
+        self._numbers = list(results)
+
+    def __getitem__(self, k: int) -> RewardModel:
+        if k in self._results:
+            self._made[k] = self._results.pop(k).model
+        return self._made[k]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __reduce__(self) -> tuple[type, tuple[dict[int, RewardModel]]]:
+        return dict, (dict(self),)
 
 
 def fit(
@@ -182,8 +205,8 @@ def explore(
     history = pl.concat(
         [r.history.insert_column(0, pl.lit(k, pl.Int64).alias("n_prototypes")) for k, r in results.items()]
     )
-    metrics = {**results[chosen].metrics, "p_value": p_value}
-    return FitResult(results[chosen].model, history, metrics, table, {k: r.model for k, r in results.items()}, p_value)
+    metrics, made = {**results[chosen].metrics, "p_value": p_value}, _Models(results)
+    return FitResult(made[chosen], history, metrics, table, made, p_value)
 
 
 def _p_value(

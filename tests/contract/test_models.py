@@ -323,9 +323,10 @@ def test_baselines_have_the_interface_of_a_model(name, prompts):
 def test_btl_is_pal_with_one_prototype():
     parts = tiny(300).split(unseen_users=0.25, test=0.2, validation=0.2)
     config = TrainConfig(**QUICK)
-    btl = pal.baselines.fit("btl", parts.train, parts.validation, config, seed=3)
     pooled = pal.fit(parts.train, parts.validation, replace(config, n_prototypes=3, seed=3)).pooled
-    assert np.array_equal(pal.predict(btl, parts.test), pal.predict(pooled, parts.test))
+    for settings in ({"config": config, "seed": 3}, {"config": replace(config, seed=3)}):
+        btl = pal.baselines.fit("btl", parts.train, parts.validation, **settings)
+        assert np.array_equal(pal.predict(btl, parts.test), pal.predict(pooled, parts.test))
 
 
 def test_btl_linear_is_scikit_learns_logistic_regression():

@@ -170,7 +170,7 @@ def _fit(
         parts = _strangers(parts, start)
     others: dict[str, Any] = {} if result.pooled is None else {"btl": result.pooled}
     for name in sorted({"btl", *baselines.USUAL} - set(others)):
-        others[name] = baselines.fit(name, parts.train, parts.validation, config, seed=config.seed)
+        others[name] = baselines.fit(name, parts.train, parts.validation, config)
     record: dict[str, Any] = summarise(
         result.model, result, parts, others, source=source, seed=config.seed, shots=SHOTS
     )

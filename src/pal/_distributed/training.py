@@ -127,7 +127,8 @@ def fit_shard(given: Given, rank: int, workers: int) -> FitResult:
     def stage(config: TrainConfig, k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
         return shard.stage(config, k, begin, folder / f"prototypes-{k}{kind}.safetensors")
 
-    return explore(stage, shard.kinds, start, shard.val_groups, shard.shards.n_answers, shard.alike)
+    result = explore(stage, shard.kinds, start, shard.val_groups, shard.shards.n_answers, shard.alike)
+    return replace(result, models=dict(result.models))  # all of them now, while the others are in step
 
 
 # -- the result on disk ------------------------------------------------------------------------------------------------

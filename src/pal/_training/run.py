@@ -217,6 +217,7 @@ class Run:
                         self._save(path, order_state)
                         saved = time.perf_counter()
         self._restore(self.best)
+        del self.best, self.users, self.optimiser  # as large as all users, and a run may wait long for its last passes
 
     def go_over(self, passes: int) -> None:
         """Some last passes over training and validation answers together, at falling learning rates.

@@ -35,7 +35,7 @@ def fit(
     train: EmbeddedComparisons,
     validation: EmbeddedComparisons | None = None,
     config: TrainConfig | None = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Baseline:
     """Fits a baseline.
 
@@ -48,7 +48,7 @@ def fit(
         train: comparisons of the users to learn.
         validation: comparisons that choose penalties and stop training; None: a tenth of each user's is held out.
         config: settings; its n_prototypes is not used.
-        seed: of everything random.
+        seed: of everything random; None: that of the settings.
 
     Raises:
         InputError: there is no such baseline, or the data do not fit.
@@ -60,4 +60,5 @@ def fit(
         raise InputError("there are no training comparisons")
     if validation is not None:
         check_embedded(validation)
-    return fitted(name, train, validation, replace(config_of(config), seed=seed))
+    config = config_of(config)
+    return fitted(name, train, validation, config if seed is None else replace(config, seed=seed))
