@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 import pal
+from pal import selection
 from pal._plurality import agreement, gain_of, middle_good, personal_gains, plurality, smallest_good
 from pal.testing import tiny
 from pal.training import Tabulated, answered_alike
@@ -170,6 +171,37 @@ def test_select_tells_plural_people_from_others(kind, plural):
     assert choice.table["chosen"].sum() == 1
     assert choice.n == len(data)
     assert ("There is plurality" if plural else "No plurality") in choice.verdict
+
+
+def test_people_who_agree_are_plural_though_held_out_answers_do_not_show_it(monkeypatch):
+    data = pal.simulation.population("a", n_users=30, dim=4, per_user=12, kind="homogeneous").data
+    monkeypatch.setattr(selection, "agreement", lambda *_: 0.01)
+    choice = pal.select(data, [1, 2], pal.TrainConfig(map="linear", latent_dim=4, max_steps=20), folds=2)
+    assert choice.p_value == 0.02
+    assert choice.n_prototypes == 1  # more of them would be of no use
+    assert "asked the same, some agree with one another more than chance would have it (p = 0.020)" in choice.verdict
+
+
+def test_answers_given_twice_are_not_held_out_by_themselves():
+    """All alike; each answer stands in two rows, one of which would tell the other."""
+    random = np.random.default_rng(5)
+    user, statements = np.repeat(np.arange(60), 15), random.standard_normal((40, 16))
+    asked = np.concatenate([random.permutation(40)[:15] for _ in range(60)])
+    odds = statements[asked] @ random.standard_normal(16) / 4
+    said = (random.random(len(user)) < 1 / (1 + np.exp(-odds))).astype(float)
+    table = pal.Comparisons.from_columns(
+        user_id=[f"u{i}" for i in user] * 2,
+        prompt_id=[f"q{i}" for i in asked] * 2,
+        left_id=["yes"] * 1800,
+        right_id=["no"] * 1800,
+        label=np.tile(said, 2),
+    )
+    ids = [*(f"q{i}" for i in range(40)), "yes", "no"]
+    vectors = np.concatenate([statements, random.standard_normal((2, 16))]).astype(np.float32)
+    data = pal.embed(table, embeddings=(ids, vectors))
+    config = pal.TrainConfig(n_prototypes=(1, 3), map="linear", latent_dim=8, max_steps=150)
+    found = [pal.fit(data, None, config).p_value, pal.select(data, (1, 3), config, folds=2).p_value]
+    assert min(found) > 0.2
 
 
 def test_select_takes_numbers_in_any_form():

@@ -239,6 +239,8 @@ def test_the_model_is_the_one_that_data_ask_for(tastes, tmp_path):
     random = np.random.default_rng(0)
     people, n, dim = 60, 6400, 12  # so many that none is tried from nowhere
     user, prompt = np.arange(n) % people, random.integers(500 if tastes == "responses" else 60, size=n)
+    if tastes == "responses":  # nobody is asked the same twice
+        prompt = np.stack([random.permutation(500) for _ in range(people)])[user, np.arange(n) // people]
     prompts = random.standard_normal((500, dim)).astype(np.float32)
     responses = random.standard_normal((1000 if tastes == "responses" else 2, dim)).astype(np.float32)
     taste = random.standard_normal((3, dim))[user % 3]

@@ -50,8 +50,9 @@ def groups(found: Comparisons, by: str) -> list[set[Any]]:
     prompts = np.zeros(len(found), int) if found.prompt is None else found.prompt
     if by == "prompt":
         return [{p} for p in prompts.tolist()]
-    columns = zip(found.left.tolist(), found.right.tolist(), prompts.tolist(), strict=True)
-    return [{(min(a, b), max(a, b), p)} for a, b, p in columns]
+    users = found.user if by == "comparison" else np.zeros(len(found), int)
+    columns = (column.tolist() for column in (found.left, found.right, prompts, users))
+    return [{(min(a, b), max(a, b), p, u)} for a, b, p, u in zip(*columns, strict=True)]
 
 
 @settings(max_examples=150, deadline=None)
@@ -88,17 +89,19 @@ def test_a_split_is_a_partition_that_cuts_no_group(
     if unseen and present > 1:
         drawn = len(np.unique(found.user[rows["unseen"]]))
         assert drawn == min(max(1, int(np.floor(unseen * present + 0.5))), present - 1)
-    if by != "comparison":
-        held = [set().union(*groups(found.take(rows[name]), by)) for name in SEEN]
-        assert not held[0] & held[1]
-        assert not held[0] & held[2]
-        assert not held[1] & held[2]
-    else:
-        _check_stratified(found, rows, test, validation)
+    held = [set().union(*groups(found.take(rows[name]), by)) for name in SEEN]
+    assert not held[0] & held[1]
+    assert not held[0] & held[2]
+    assert not held[1] & held[2]
+    if by == "comparison":
+        _check_stratified(found, held, test, validation)
 
 
-def _check_stratified(found: Comparisons, rows: dict[str, Any], test: float, validation: float) -> None:
-    counts = {name: found.take(rows[name]).user_counts() for name in SEEN}
+def _check_stratified(found: Comparisons, held: list[set[Any]], test: float, validation: float) -> None:
+    users = len(found.user_ids)
+    counts = {
+        name: np.bincount([u for *_, u in asked], minlength=users) for name, asked in zip(SEEN, held, strict=True)
+    }
     total = sum(counts.values())
     shares = {"train": 1 - test - validation, "validation": validation, "test": test}
     wanted = [name for name, share in shares.items() if share > 0]

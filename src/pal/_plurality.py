@@ -1,17 +1,20 @@
 """Is there plurality? A paired test over users of what several prototypes gain on one."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
     "LEVEL",
+    "Evidence",
     "Gain",
     "agreement",
     "gain_of",
+    "is_worse",
     "middle_good",
     "p_in_words",
     "personal_gains",
@@ -41,6 +44,23 @@ class Gain:
 
     mean: float
     error: float
+
+
+class Evidence(NamedTuple):
+    """P-values of "all people are alike".
+
+    Attributes:
+        held_out: of what several prototypes gain on held-out answers: `plurality`.
+        agreeing: of how far people agree with one another: `agreement`; NaN where it has nothing to go by.
+    """
+
+    held_out: float
+    agreeing: float = math.nan
+
+    @property
+    def p(self) -> float:
+        """Twice the smaller, which keeps the level; the first alone where there is no second."""
+        return self.held_out if math.isnan(self.agreeing) else min(1.0, 2 * self.held_out, 2 * self.agreeing)
 
 
 def gain_of(difference: Array, user: Array) -> Gain:
@@ -143,6 +163,12 @@ def agreement(user: Array, question: Array, label: Array, seed: int = 0) -> floa
     rng, seen = np.random.default_rng(seed), agreeing(z) * (1 - _SAME)
     larger = sum(agreeing(z[np.argsort(question + rng.random(len(z)))]) >= seen for _ in range(_SHUFFLES))
     return (larger + 1) / (_SHUFFLES + 1)
+
+
+def is_worse(losses: Mapping[int, Array], user: Array) -> bool:
+    """Whether the best of several prototypes predicts worse than one, by a standard error or more."""
+    gain = gain_of(losses[1] - min((loss for k, loss in losses.items() if k > 1), key=np.mean), user)
+    return gain.mean <= -gain.error
 
 
 def _busiest(column: Array) -> Array:

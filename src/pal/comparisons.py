@@ -297,13 +297,14 @@ class Comparisons:
             unseen_users: Share of the users whose rows all go to `unseen`.
             test: Share of each other user's rows for `test`.
             validation: Likewise for `validation`.
-            by: What no two of train, validation and test share: "comparison" (a row), "pair" (of responses
-                to a prompt, whichever side), "prompt" or "item" (a response; rows between responses of two
-                parts end in `left_out`). Or "assigned": the parts of the column `split`, nothing drawn.
+            by: What no two of train, validation and test share: "comparison" (one person asked one pair, however
+                often), "pair" (of responses to a prompt, whichever side), "prompt" or "item" (a response; rows
+                between responses of two parts end in `left_out`). Or "assigned": the parts of the column `split`,
+                nothing drawn.
             seed: The same seed gives the same parts.
 
         Returns:
-            The parts. Each user with at least as many answers as there are parts has some in all of them:
+            The parts. Each user with answers to at least as many pairs as there are parts has some in all of them:
             always by comparison, otherwise where the groups allow it.
 
         Raises:

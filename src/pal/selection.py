@@ -13,7 +13,20 @@ import polars as pl
 
 from pal._checks import whole
 from pal._kinds import Kind, Stage, best_kind, gain_over, loss_of, name_of
-from pal._plurality import LEVEL, agreement, gain_of, middle_good, p_in_words, personal_gains, plurality, smallest_good
+from pal._plurality import (
+    LEVEL,
+    Evidence,
+    agreement,
+    gain_of,
+    is_worse,
+    middle_good,
+    p_in_words,
+    personal_gains,
+    plurality,
+    smallest_good,
+)
+from pal._splits import asked_again
+from pal.comparisons import Comparisons
 from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
 from pal.evaluation import metrics_of
@@ -195,7 +208,11 @@ def explore(
                     break
     losses = {k: r.validation_loss.double().numpy() for k, r in results.items()}
     shared = {k: r.shared_loss.double().numpy() for k, r in results.items()}
-    p_value = _p_value(losses, shared, group, alike, config.seed) if len(losses) > 1 and 1 in losses else float("nan")
+    p_value = math.nan
+    if len(losses) > 1 and 1 in losses:
+        # whatever people agree on: prototypes that are worse are of no use
+        agreeing = math.nan if is_worse(losses, group) else agreement(*alike(), config.seed)
+        p_value = Evidence(plurality(losses, group, config.seed, shared), agreeing).p
     # what was asked for; pooled was trained in any case
     given = isinstance(asked, int) or start is not None
     chosen = max(results) if given else _choose({k: v for k, v in losses.items() if k in wanted}, group, p_value)
@@ -207,25 +224,6 @@ def explore(
     )
     metrics, made = {**results[chosen].metrics, "p_value": p_value}, _Models(results)
     return FitResult(made[chosen], history, metrics, table, made, p_value)
-
-
-def _p_value(
-    losses: Mapping[int, npt.NDArray[Any]],
-    shared: Mapping[int, npt.NDArray[Any]],
-    group: npt.NDArray[Any],
-    alike: Callable[[], Alike],
-    seed: int,
-) -> float:
-    """Of two tests, of held-out answers and of training's, twice the smaller p: that keeps the level.
-
-    What training answers say does not count where prototypes are worse than one by more than a standard error.
-    """
-    p = plurality(losses, group, seed, shared)
-    if not len(group):
-        return p
-    gain = gain_of(losses[1] - min((loss for k, loss in losses.items() if k > 1), key=np.mean), group)
-    other = agreement(*alike(), seed) if gain.mean > -gain.error else math.nan
-    return p if math.isnan(other) else min(1.0, 2 * p, 2 * other)
 
 
 def _numbers(asked: int | str | Sequence[int]) -> tuple[int, ...]:
@@ -264,12 +262,13 @@ class Choice:
 
     Attributes:
         n_prototypes: the fewest prototypes whose cross-validated log-loss is within a standard error of the best; 1
-            where the test finds no plurality.
+            where the tests find no plurality, or none that predicts.
         table: a row for each number of prototypes: n_prototypes, log_loss, log_loss_by_user, accuracy_by_user, gain
             (over one prototype, nats an answer), gain_se (its standard error over users), personal_gain (what people's
             own weights gain over weights shared by all, or over one prototype where that is better), personal_gain_se,
             chosen.
-        p_value: of the plurality test: how often chance alone would give people's own weights such a gain.
+        p_value: of plurality, twice the smaller of two tests': how often chance alone would give people's own weights
+            such a gain on held-out answers, or make people agree with one another so much.
         verdict: the same in words.
         n_users: users whose answers were held out.
         n: answers held out.
@@ -315,7 +314,7 @@ def select(
     # the last passes make every candidate a little better, and take a good part of the time
     config = replace(config, n_prototypes=wanted, seed=seed, last_passes=0)
     table = data.comparisons
-    fold = _folds(table.user, folds, np.random.default_rng(seed))
+    fold = _folds(table, folds, np.random.default_rng(seed))
     if len(np.unique(fold)) < folds:
         raise InputError(
             f"{len(table):,} answers are too few for {folds} folds: gather more, or use fewer folds (two at least)"
@@ -337,9 +336,13 @@ def select(
     weight = weight / max(weight.mean(), 1e-300)
     losses = {k: weight * _log_loss(p[repeated], label) for k, p in probability.items()}
     shared = {k: weight * _log_loss(p[repeated], label) for k, p in of_all.items()}
-    p_value, personal = plurality(losses, user, seed, shared), personal_gains(losses, shared)
+    usual = kinds(data, config, Prompts.of(data))[0]
+    tables = Tabulated(data, data.take(np.zeros(0, np.int64))).of(usual)
+    evidence = Evidence(plurality(losses, user, seed, shared), agreement(*answered_alike(tables), seed))
+    personal = personal_gains(losses, shared)
     several = {k: loss for k, loss in losses.items() if k > 1}
-    chosen = smallest_good(several, user) if p_value <= LEVEL else 1
+    predicts = any(personal[k].mean() > 0 for k in several)
+    chosen = smallest_good(several, user) if evidence.p <= LEVEL and predicts else 1
     rows = []
     for k in wanted:
         metrics = metrics_of(probability[k][repeated], label, user, bootstrap=0)
@@ -358,11 +361,13 @@ def select(
             }
         )
     people = len(np.unique(user))
-    return Choice(chosen, pl.DataFrame(rows), p_value, _verdict(rows, p_value, chosen, people), people, len(user))
+    return Choice(chosen, pl.DataFrame(rows), evidence.p, _verdict(rows, evidence, chosen, people), people, len(user))
 
 
-def _folds(user: npt.NDArray[Any], folds: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """A fold for each answer (n,), each user's answers spread evenly over all of them."""
+def _folds(table: Comparisons, folds: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """A fold for each answer (n,), each user's spread evenly over all of them, answers to one question together."""
+    again = asked_again(table, np.arange(len(table)))
+    user = table.user if again is None else table.user[np.unique(again, return_index=True)[1]]
     order = np.lexsort((rng.random(len(user)), user))
     grouped = user[order]
     first = np.r_[True, grouped[1:] != grouped[:-1]] if len(user) else np.zeros(0, dtype=bool)
@@ -371,7 +376,7 @@ def _folds(user: npt.NDArray[Any], folds: int, rng: np.random.Generator) -> npt.
     place = np.arange(len(user)) - np.repeat(begin, sizes) + np.repeat(rng.integers(folds, size=len(sizes)), sizes)
     fold = np.empty(len(user), dtype=np.int64)
     fold[order] = place % folds
-    return fold
+    return fold if again is None else fold[again]
 
 
 def _log_loss(p: npt.NDArray[Any], y: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -384,17 +389,25 @@ def _mean_by_user(values: npt.NDArray[Any], user: npt.NDArray[Any]) -> float:
     return float((np.bincount(row, weights=values) / np.bincount(row)).mean())
 
 
-def _verdict(rows: list[dict[str, Any]], p_value: float, chosen: int, people: int) -> str:
-    """What the test says, in words."""
-    best = max(rows[1:], key=lambda row: row["gain"])
-    said = p_in_words(p_value)
-    if chosen == 1:
+def _verdict(rows: list[dict[str, Any]], evidence: Evidence, chosen: int, people: int) -> str:
+    """What the tests say, in words."""
+    best = max(rows[1:], key=lambda row: row["personal_gain"])
+    said, gain = p_in_words(evidence.p), best["personal_gain"]
+    if evidence.p > LEVEL:
         return (
             f"No plurality found among {people} people ({said}): held-out answers are predicted as well by one reward "
             "for all. People may still differ in ways that these answers and embeddings do not show."
         )
+    better = f"by {gain:.3f} nats an answer with {best['n_prototypes']} prototypes"
+    if math.isnan(evidence.agreeing) or 2 * evidence.held_out <= LEVEL:
+        return (
+            f"There is plurality among {people} people: with weights of their own, held-out answers are predicted "
+            f"better than with weights shared by all, {better} ({said}); {chosen} are enough."
+        )
+    shown = f"are predicted better {better}, which chance could do as well; {chosen} are enough"
+    if chosen == 1:
+        shown = "are predicted as well by one reward for all"
     return (
-        f"There is plurality among {people} people: with weights of their own, held-out answers are predicted better "
-        f"than with weights shared by all, by {best['personal_gain']:.3f} nats an answer with {best['n_prototypes']} "
-        f"prototypes ({said}); {chosen} are enough."
+        f"There is plurality among {people} people: asked the same, some agree with one another more than chance would "
+        f"have it ({said}). It hardly shows in prediction yet: held-out answers {shown}."
     )

@@ -165,9 +165,9 @@ def next_comparison(
     if isinstance(user, Person) and user.model.n_prototypes != model.n_prototypes:
         raise InputError("this person answered for another model: make a Person of this one")
     try:
-        price = np.ones(size, dtype=np.float32) if cost is None else np.array(cost, dtype=np.float32)
+        price = np.ones(size) if cost is None else np.array(cost, dtype=np.float64)
     except (TypeError, ValueError):
-        price = np.zeros(0, dtype=np.float32)
+        price = np.zeros(0)
     if price.shape != (size,) or not (price > 0).all() or not np.isfinite(price).all():
         raise InputError(f"cost must be {size} positive numbers")
     at = _cheapest(candidates, price)

@@ -10,7 +10,7 @@ from pal._checks import number, one_of, whole
 from pal._tables import PARTS, Items, show
 from pal.errors import InputError
 
-__all__ = ["KINDS", "Answers", "choose_rows"]
+__all__ = ["KINDS", "Answers", "asked_again", "choose_rows"]
 
 IntArray = npt.NDArray[np.int32]
 Index = npt.NDArray[np.int64]
@@ -18,6 +18,7 @@ Mask = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.int8]
 Shares = tuple[float, float, float]  # of train, validation, test
 KINDS = ("comparison", "pair", "prompt", "item", "assigned")
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 _TRAIN, _VALIDATION, _TEST, _UNSEEN, _LEFT_OUT = range(5)
 
 
@@ -63,7 +64,8 @@ def choose_rows(
     seen = np.flatnonzero(part == _TRAIN)
     shares = (1 - test - validation, validation, test)
     if by == "comparison":
-        part[seen] = _stratify(answers.user[seen], shares, random)
+        user, again = answers.user[seen], asked_again(answers, seen)
+        part[seen] = _stratify(user, shares, random) if again is None else _by_group(again, user, shares, random)
     elif by == "item":
         part[seen] = _by_item(answers, seen, shares, random)
     else:
@@ -145,6 +147,20 @@ def _stratify(user: IntArray, shares: Shares, random: np.random.Generator) -> Co
     return part
 
 
+def asked_again(answers: Answers, rows: Index) -> Index | None:
+    """(n,) numbers, from 0 without gaps, that rows share where one person was asked one thing, either way round.
+
+    What somebody said once is known of the second time: parts must not come between. None where nobody was asked twice.
+    """
+    left, right = answers.left[rows], answers.right[rows]
+    columns = [np.minimum(left, right), np.maximum(left, right)]
+    key = answers.user[rows].astype(np.uint64)
+    for column in columns if answers.prompt is None else [*columns, answers.prompt[rows]]:
+        key *= _ODD
+        key += column.astype(np.uint64)
+    return None if pl.Series(key).n_unique() == len(key) else _codes(key)
+
+
 def _groups(answers: Answers, rows: Index, by: str) -> Index:
     """(n,) numbers of the groups that must not be cut, from 0 without gaps."""
     prompt = None if answers.prompt is None else answers.prompt[rows]
@@ -161,7 +177,7 @@ def _pairs(left: IntArray, right: IntArray, prompt: IntArray | None) -> Index:
     return _codes(pair * (int(prompt.max(initial=0)) + 1) + prompt)
 
 
-def _codes(key: Index) -> Index:
+def _codes(key: Index | npt.NDArray[np.uint64]) -> Index:
     # several times as fast as np.unique
     return pl.Series(key).rank("dense").cast(pl.Int64).to_numpy() - 1
 
