@@ -99,7 +99,9 @@ def test_the_bias_keeps_its_share_of_the_margins_when_they_get_back_their_size()
 
 
 def test_with_a_bias_what_is_calibrated_is_what_is_predicted():
-    parts = parts_of(tiny(600), unseen_users=0.0)
+    data = tiny(600)
+    leaning = np.maximum(data.comparisons.label, np.arange(600) % 2).astype(np.float32)
+    parts = parts_of(replace(data, comparisons=replace(data.comparisons, label=leaning)), unseen_users=0.0)
     config = TrainConfig(model="b", n_prototypes=2, side_bias=True, refit=False, **QUICK)
     result = pal.fit(parts.train, parts.validation, config)
     assert abs(result.model.config.side_bias) > 0.01

@@ -227,7 +227,7 @@ def test_a_model_of_few_answers_is_not_too_sure():
         train, test = every.train.take(np.flatnonzero(some)), every.train.take(np.flatnonzero(~some))
         model = pal.fit(train, every.validation.take(np.arange(20)), TrainConfig(n_prototypes=1)).model
         losses.append(pal.evaluate(model, test, bootstrap=0).log_loss)
-    assert np.mean(losses) < 0.594  # .599 were it expected to be right as it is
+    assert np.mean(losses) < 0.635  # .652 were it expected to be right as it is
 
 
 def test_validation_answers_are_learned_from_once_they_have_chosen():

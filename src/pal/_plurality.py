@@ -166,7 +166,9 @@ def agreement(user: Array, question: Array, label: Array, seed: int = 0) -> floa
 
 
 def is_worse(losses: Mapping[int, Array], user: Array) -> bool:
-    """Whether the best of several prototypes predicts worse than one, by a standard error or more."""
+    """Whether the best of several prototypes predicts worse than one by a standard error or more (of nothing: yes)."""
+    if not len(user):
+        return True
     gain = gain_of(losses[1] - min((loss for k, loss in losses.items() if k > 1), key=np.mean), user)
     return gain.mean <= -gain.error
 
