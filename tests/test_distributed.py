@@ -207,6 +207,7 @@ def test_adapt_survives_a_killed_worker(cluster, town, tmp_path, command, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.* have the vector of another")  # of the test's own encoder
 @ray_test
 def test_embed_survives_a_killed_worker_and_embeds_nothing_twice(cluster, tmp_path):
     cluster.cloudpickle.register_pickle_by_value(counting)  # workers do not see this folder
@@ -235,6 +236,7 @@ def fitting():
     return pal.EmbeddedComparisons(data.comparisons, unit, None).split(unseen_users=0.0), config
 
 
+@pytest.mark.slow  # forty seconds, most of them of Ray: `.ci/run` runs it
 @ray_test
 def test_fit_survives_a_killed_worker(cluster, tmp_path):
     data, config = fitting()
