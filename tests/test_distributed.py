@@ -207,7 +207,6 @@ def test_adapt_survives_a_killed_worker(cluster, town, tmp_path, command, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.* have the vector of another")  # of the test's own encoder
 @ray_test
 def test_embed_survives_a_killed_worker_and_embeds_nothing_twice(cluster, tmp_path):
     cluster.cloudpickle.register_pickle_by_value(counting)  # workers do not see this folder

@@ -239,7 +239,6 @@ def keys_of(texts):
     return {hashlib.sha256(text.encode()).hexdigest(): text for text in texts}
 
 
-@pytest.mark.filterwarnings("ignore:.* have the vector of another")  # of the test's own encoder
 def test_killed_between_vectors_and_ids_then_resumed(tmp_path):
     folder, log = tmp_path / "s", tmp_path / "log"
     process = child(folder, log, 0, 1000, kill_at=3)  # the first commit is the empty store
@@ -272,7 +271,6 @@ def test_killed_while_the_store_was_made(tmp_path):
     np.testing.assert_array_equal(data.responses, vectors_of(texts))
 
 
-@pytest.mark.filterwarnings("ignore:.* have the vector of another")  # of the test's own encoder
 def test_killed_at_any_moment_then_resumed(tmp_path):
     folder, log = tmp_path / "s", tmp_path / "log"
     texts = [f"text {i}" for i in range(4000)]

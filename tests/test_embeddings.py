@@ -78,21 +78,6 @@ def test_ids_without_texts_need_vectors():
         embed(comparisons, "hashing")
 
 
-def test_items_that_share_a_vector_are_told_of(recwarn):
-    """Of an encoder that reads ten letters of a text."""
-
-    class Short(Counting):
-        def encode(self, contents, batch_size=64):
-            return super().encode([text[:10] for text in contents])
-
-    begin = [f"{i} of twenty statements that begin apart" for i in range(20)]
-    embed(comparisons_of([*begin, begin[0] + " and end apart"]), Short())
-    assert not recwarn
-    with pytest.warns(UserWarning, match="3 of 23 responses have the vector of another") as told:
-        embed(comparisons_of([*begin, *(begin[i] + " and end apart" for i in range(3))]), Short())
-    assert told[0].filename == __file__
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_nan_out_of_an_encoder_names_the_item(bad):
     class Broken(Counting):

@@ -262,7 +262,6 @@ def test_texts_beside_images_need_an_encoder_for_texts(tmp_path):
     assert (data.responses.shape, data.prompts.shape) == ((2, 1280), (1, 512))
 
 
-@pytest.mark.filterwarnings("ignore:1 of 3 responses have the vector of another")
 def test_the_same_image_under_two_names_is_embedded_once(tmp_path):
     contents = [as_bytes(picture) for picture in pictures(2)]
     for name, content in (("a", contents[0]), ("b", contents[0]), ("c", contents[1])):

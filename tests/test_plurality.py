@@ -6,7 +6,7 @@ from scipy import stats
 
 import pal
 from pal import selection
-from pal._plurality import agreement, gain_of, middle_good, personal_gains, plurality, smallest_good
+from pal._plurality import Evidence, agreement, gain_of, middle_good, personal_gains, plurality, smallest_good
 from pal.testing import tiny
 from pal.training import Tabulated, answered_alike
 from small import votes
@@ -180,6 +180,17 @@ def test_people_who_agree_are_plural_though_held_out_answers_do_not_show_it(monk
     assert choice.p_value == 0.02
     assert choice.n_prototypes == 1  # more of them would be of no use
     assert "asked the same, some agree with one another more than chance would have it (p = 0.020)" in choice.verdict
+    assert "held-out answers are predicted as well by one reward for all" in choice.verdict
+
+
+def test_what_held_out_answers_say_by_themselves_is_said():
+    rows = [{"personal_gain": 0.0}, {"n_prototypes": 2, "personal_gain": 0.0123}]
+    both = selection._verdict(rows, Evidence(0.001, 0.0025), 2, 50)
+    assert "predicted better than with weights shared by all, by 0.012 nats an answer with 2 prototypes" in both
+    hardly = selection._verdict(rows, Evidence(0.03, 0.0025), 2, 50)
+    assert "more than chance would have it (p = 0.005)" in hardly
+    assert "by 0.012 nats an answer with 2 prototypes (p = 0.030 by themselves); 2 are enough" in hardly
+    assert selection._verdict(rows, Evidence(0.2, 0.3), 1, 50).startswith("No plurality found among 50 people (p = 0.4")
 
 
 def test_answers_given_twice_are_not_held_out_by_themselves():

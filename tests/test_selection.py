@@ -340,6 +340,20 @@ def test_models_that_were_not_chosen_are_made_when_asked_for(monkeypatch):
     assert np.array_equal(first.models[other].predict(parts.test), kept.models[other].predict(parts.test))
     assert first.models[other] is first.models[other]
     assert over[4:] == [other]
+    assert 1 in first.models
+    assert 7 not in first.models
+    assert over[5:] == []  # what is looked for is not made
+    with torch.no_grad():
+        assert first.pooled is first.models[1]
+    assert over[5:] == [1]
+
+
+def test_items_that_share_a_vector_are_told_of():
+    data = tiny(300)
+    few = replace(data, responses=np.ascontiguousarray(data.responses[np.arange(len(data.responses)) % 3]))
+    with pytest.warns(UserWarning, match="responses have the vector of another, and a model cannot tell") as told:
+        pal.fit(few, None, settings(n_prototypes=1, max_steps=2))
+    assert told[0].filename == __file__
 
 
 def test_a_number_is_kept_whatever_validation_says():

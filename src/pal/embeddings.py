@@ -9,7 +9,6 @@ again.
 import hashlib
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,7 +52,6 @@ __all__ = [
 
 PROMPT_MODES = ("separate", "joint", "none")
 _PIECE = 8192  # contents given to an encoder together
-_TWINS = 0.1  # of the items may have the vector of another
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,9 +177,6 @@ def embed(
             encoder.
         EncoderError: an encoder that cannot be found or fails, an image that cannot be read.
         MissingExtraError: the encoder's library is not installed.
-
-    Warns:
-        UserWarning: more than a tenth of the items have the vector of another.
     """
     if not isinstance(comparisons, Comparisons):
         raise InputError(
@@ -224,8 +219,6 @@ def embed(
         arrays = vectors(source, responses=comparisons.responses, prompts=prompts)
     else:
         arrays = vectors(source, responses=comparisons.responses) + vectors(prompt_source, prompts=prompts)
-    for what, array in zip(("responses", "prompts"), arrays, strict=False):
-        _warn_of_twins(what, array)
     return EmbeddedComparisons(
         comparisons=comparisons,
         responses=arrays[0],
@@ -236,17 +229,6 @@ def embed(
         prompt_encoder=None if prompt_named is None else prompt_named.name,
         prompt_revision=None if prompt_named is None else prompt_named.revision,
     )
-
-
-def _warn_of_twins(what: str, array: npt.NDArray[Any]) -> None:
-    """Of items with one vector a model says the same."""
-    twins = len(array) - len({hash(row.tobytes()) for row in array})
-    if twins > _TWINS * len(array):
-        warnings.warn(
-            f"{twins:,} of {len(array):,} {what} have the vector of another, and a model cannot tell these apart: look "
-            "whether the encoder knows their words and reads them to the end",
-            stacklevel=3,
-        )
 
 
 def encode(encoder: Encoder, contents: Sequence[Any], store: bool = False) -> npt.NDArray[np.float32]:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ __all__ = ["CANDIDATES", "Choice", "FitResult", "Stage", "explore", "fit", "sele
 CANDIDATES = (1, 2, 3, 5, 8, 12, 16, 24)  # of n_prototypes="auto"
 _TELLING = 200  # training answers a prototype that "auto" asks for, but of the first few
 _FEWEST = 3
+_TWINS = 0.1  # of the items may have the vector of another
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,19 @@ class _Models(Mapping[int, RewardModel]):
     """The model of each number of prototypes; last passes are gone over for those that somebody asks for."""
 
     def __init__(self, results: Mapping[int, TrainResult]) -> None:
-        self._results, self._made = dict(results), dict[int, RewardModel]()
-        self._numbers = list(results)
+        self._numbers, self._results = list(results), dict(results)
+        self._made: dict[int, RewardModel] = {}
+        self._lock = Lock()
 
     def __getitem__(self, k: int) -> RewardModel:
-        if k in self._results:
-            self._made[k] = self._results.pop(k).model
-        return self._made[k]
+        with self._lock:
+            if k not in self._made:
+                self._made[k] = self._results[k].model
+                del self._results[k]  # its run may go
+            return self._made[k]
+
+    def __contains__(self, k: object) -> bool:
+        return k in self._numbers
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._numbers)
@@ -133,6 +141,8 @@ def fit(
         check_embedded(validation)
     train_data, validation = with_validation(train_data, validation, config.seed)
     _warn_of_weights(train_data.comparisons.weight)
+    _warn_of_twins("responses", train_data.responses)
+    _warn_of_twins("prompts", train_data.prompts)
     tables = Tabulated(train_data, validation)
     folder = None if checkpoint is None else Path(checkpoint)
 
@@ -162,6 +172,19 @@ def _warn_of_weights(weight: npt.NDArray[Any] | None) -> None:
         warnings.warn(
             f"weights of answers are {mean:.3g} on average: one of weight w tells of a person as much as w answers do; "
             "divide them by their mean if that is not meant",
+            stacklevel=3,
+        )
+
+
+def _warn_of_twins(what: str, vectors: npt.NDArray[Any] | None) -> None:
+    """Of items with one vector a model says the same."""
+    if vectors is None:
+        return
+    twins = len(vectors) - len({hash(row.tobytes()) for row in vectors})
+    if twins > _TWINS * len(vectors):
+        warnings.warn(
+            f"{twins:,} of {len(vectors):,} {what} have the vector of another, and a model cannot tell these apart: if "
+            "an encoder gave it, look whether it knows their words and reads them to the end",
             stacklevel=3,
         )
 
@@ -340,9 +363,8 @@ def select(
     tables = Tabulated(data, data.take(np.zeros(0, np.int64))).of(usual)
     evidence = Evidence(plurality(losses, user, seed, shared), agreement(*answered_alike(tables), seed))
     personal = personal_gains(losses, shared)
-    several = {k: loss for k, loss in losses.items() if k > 1}
-    predicts = any(personal[k].mean() > 0 for k in several)
-    chosen = smallest_good(several, user) if evidence.p <= LEVEL and predicts else 1
+    several = {k: loss for k, loss in losses.items() if k > 1 and personal[k].mean() > 0}
+    chosen = smallest_good(several, user) if evidence.p <= LEVEL and several else 1
     rows = []
     for k in wanted:
         metrics = metrics_of(probability[k][repeated], label, user, bootstrap=0)
@@ -404,10 +426,10 @@ def _verdict(rows: list[dict[str, Any]], evidence: Evidence, chosen: int, people
             f"There is plurality among {people} people: with weights of their own, held-out answers are predicted "
             f"better than with weights shared by all, {better} ({said}); {chosen} are enough."
         )
-    shown = f"are predicted better {better}, which chance could do as well; {chosen} are enough"
+    shown = f"are predicted better {better} ({p_in_words(evidence.held_out)} by themselves); {chosen} are enough"
     if chosen == 1:
         shown = "are predicted as well by one reward for all"
     return (
         f"There is plurality among {people} people: asked the same, some agree with one another more than chance would "
-        f"have it ({said}). It hardly shows in prediction yet: held-out answers {shown}."
+        f"have it ({said}). That hardly shows in prediction yet: held-out answers {shown}."
     )

@@ -7,7 +7,7 @@ log-loss, best checkpoint. At the end the shared part is frozen and every user's
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +72,7 @@ class TrainResult:
         shared_loss: (n_validation,) the same with everybody's mean weights.
         leaning: in standard errors over people, how much more often training answers are "left" than one reward for all
             says, which was trained for no side bias; 0 of several prototypes, or where left and right are no sides.
-        complete: makes `model`.
+        complete: makes `model`, once.
     """
 
     begun: RewardModel
@@ -83,7 +83,7 @@ class TrainResult:
     leaning: float
     complete: Callable[[], RewardModel]
 
-    @cached_property
+    @property
     def model(self) -> RewardModel:
         """The model, of validation answers too: gone over when first asked for, a third of the time of a training."""
         return self.complete()
@@ -126,16 +126,19 @@ def train(
     run = Run(tables.balanced(shards.count) if config.balance_users else tables, shape, config, start, shards)
     run.train(checkpoint)
     before = start if start is not None and start.n_prototypes == n_prototypes else None
-    cpu_tables = tables.to(torch.device("cpu"))
-    done = finish(cpu_tables, run.shape, *_state(run), before, shards)
+    cpu = torch.device("cpu")
+    done = finish(tables.to(cpu), run.shape, *_state(run), before, shards)
 
+    @cache
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def complete() -> RewardModel:
         model = done.model
         known = tables.val_answers.user < len(tables.user_ids)
         if config.refit and shards.count(int(known.any())):
             if config.last_passes:
                 run.go_over(config.last_passes)
-            model = refitted(cpu_tables, done, *_state(run), before, shards)
+            model = refitted(tables.to(cpu), done, *_state(run), before, shards)
         model = RewardModel(model.config, model.prototypes, shards.everyone(model.users), model.prior)
         if start is not None and before is not None:
             model = start.with_users(model.users)._with_shared_part_of(model)

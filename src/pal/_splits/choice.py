@@ -18,7 +18,8 @@ Mask = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.int8]
 Shares = tuple[float, float, float]  # of train, validation, test
 KINDS = ("comparison", "pair", "prompt", "item", "assigned")
-_ODD = np.uint64(0x9E3779B97F4A7C15)
+_ODD = np.uint64(0x9E3779B97F4A7C15)  # products with it, modulo 2^64, mix the bits of a key
+_FEWEST, _OFTEN = 3, 2  # things that one was asked, one for each part; times that one is asked a thing, on average
 _TRAIN, _VALIDATION, _TEST, _UNSEEN, _LEFT_OUT = range(5)
 
 
@@ -150,15 +151,26 @@ def _stratify(user: IntArray, shares: Shares, random: np.random.Generator) -> Co
 def asked_again(answers: Answers, rows: Index) -> Index | None:
     """(n,) numbers, from 0 without gaps, that rows share where one person was asked one thing, either way round.
 
-    What somebody said once is known of the second time: parts must not come between. None where nobody was asked twice.
+    What somebody said once is known of the second time: parts must not come between. Rows of people who were asked
+    less than three things, or each more than twice on average, have numbers of their own: there the same is asked again
+    on purpose, as of a few models beside one another. None where all have.
     """
-    left, right = answers.left[rows], answers.right[rows]
+    user, left, right = (column[rows] for column in (answers.user, answers.left, answers.right))
     columns = [np.minimum(left, right), np.maximum(left, right)]
-    key = answers.user[rows].astype(np.uint64)
+    key = user.astype(np.uint64)
     for column in columns if answers.prompt is None else [*columns, answers.prompt[rows]]:
         key *= _ODD
         key += column.astype(np.uint64)
-    return None if pl.Series(key).n_unique() == len(key) else _codes(key)
+    if pl.Series(key).n_unique() == len(key):
+        return None
+    asked = _codes(key)
+    home = np.empty(int(asked.max()) + 1, dtype=user.dtype)
+    home[asked] = user
+    things, times = np.bincount(home, minlength=len(answers.user_ids)), np.bincount(user)
+    on_purpose = ((things < _FEWEST) | (np.pad(times, (0, len(things) - len(times))) > _OFTEN * things))[user]
+    if on_purpose.all():
+        return None
+    return _codes(np.where(on_purpose, len(home) + np.arange(len(asked)), asked))
 
 
 def _groups(answers: Answers, rows: Index, by: str) -> Index:
