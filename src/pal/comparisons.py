@@ -297,10 +297,10 @@ class Comparisons:
             unseen_users: Share of the users whose rows all go to `unseen`.
             test: Share of each other user's rows for `test`.
             validation: Likewise for `validation`.
-            by: What no two of train, validation and test share: "comparison" (one person asked one pair; rows
-                of who is asked the same more than twice on average are apart), "pair" (of responses to a prompt, whichever side), "prompt" or "item" (a response; rows
-                between responses of two parts end in `left_out`). Or "assigned": the parts of the column `split`,
-                nothing drawn.
+            by: What no two of train, validation and test share: "comparison" (one person asked one pair; rows of
+                people who are asked the same more than twice on average are apart), "pair" (of responses to a prompt,
+                whichever side), "prompt" or "item" (a response; rows between responses of two parts end in
+                `left_out`). Or "assigned": the parts of the column `split`, nothing drawn.
             seed: The same seed gives the same parts.
 
         Returns:
