@@ -179,6 +179,7 @@ def command(monkeypatch, capsys, tmp_path):
     return call
 
 
+@pytest.mark.slow  # twenty seconds: `.ci/run` runs it
 @ray_test
 def test_score_survives_a_killed_worker(cluster, town, tmp_path, command, monkeypatch):
     monkeypatch.setattr(distributed, "ROWS", 60)
@@ -235,7 +236,7 @@ def fitting():
     return pal.EmbeddedComparisons(data.comparisons, unit, None).split(unseen_users=0.0), config
 
 
-@pytest.mark.slow  # forty seconds, most of them of Ray: `.ci/run` runs it
+@pytest.mark.slow  # forty seconds: likewise
 @ray_test
 def test_fit_survives_a_killed_worker(cluster, tmp_path):
     data, config = fitting()
