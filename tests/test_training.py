@@ -390,7 +390,7 @@ def test_prototypes_part_where_groups_like_what_others_do_not_see():
     right = (left + random.integers(1, 400, len(user))) % 400
     margin = 1.7 * (reward[group[user], left] - reward[group[user], right])
     parts = judged(vectors, user, (left, right), random.random(len(user)) < 1 / (1 + np.exp(-margin)))
-    result = pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=(1, 5)))
+    result = pal.fit(parts.train, parts.validation, TrainConfig(n_prototypes=(1, 5), max_steps=500))
     assert result.p_value < 0.01
     ours, pooled = (pal.evaluate(model, parts.test, bootstrap=0) for model in (result.model, result.pooled))
     assert ours.accuracy_by_user > pooled.accuracy_by_user + 0.05
