@@ -190,7 +190,10 @@ def test_what_held_out_answers_say_by_themselves_is_said():
     hardly = selection._verdict(rows, Evidence(0.03, 0.0025), 2, 50)
     assert "more than chance would have it (p = 0.005)" in hardly
     assert "by 0.012 nats an answer with 2 prototypes (p = 0.030 by themselves); 2 are enough" in hardly
-    assert selection._verdict(rows, Evidence(0.2, 0.3), 1, 50).startswith("No plurality found among 50 people (p = 0.4")
+    none = selection._verdict(rows, Evidence(0.2, 0.3), 1, 50)
+    assert none.startswith("No plurality found among 50 people (p = 0.400): what weights of their own gain")
+    rows[1]["personal_gain"] = -0.01
+    assert "are predicted as well by one reward for all" in selection._verdict(rows, Evidence(1.0), 1, 50)
 
 
 def test_answers_given_twice_are_not_held_out_by_themselves():

@@ -416,9 +416,12 @@ def _verdict(rows: list[dict[str, Any]], evidence: Evidence, chosen: int, people
     best = max(rows[1:], key=lambda row: row["personal_gain"])
     said, gain = p_in_words(evidence.p), best["personal_gain"]
     if evidence.p > LEVEL:
+        seen = "held-out answers are predicted as well by one reward for all"
+        if gain > 0:
+            seen = f"what weights of their own gain on held-out answers, {gain:.3f} nats an answer, may be chance"
         return (
-            f"No plurality found among {people} people ({said}): held-out answers are predicted as well by one reward "
-            "for all. People may still differ in ways that these answers and embeddings do not show."
+            f"No plurality found among {people} people ({said}): {seen}. People may still differ in ways that these "
+            "answers and embeddings do not show."
         )
     better = f"by {gain:.3f} nats an answer with {best['n_prototypes']} prototypes"
     if math.isnan(evidence.agreeing) or 2 * evidence.held_out <= LEVEL:
