@@ -166,8 +166,8 @@ def asked_again(answers: Answers, rows: Index) -> Index | None:
     asked = _codes(key)
     home = np.empty(int(asked.max()) + 1, dtype=user.dtype)
     home[asked] = user
-    things, times = np.bincount(home, minlength=len(answers.user_ids)), np.bincount(user)
-    on_purpose = ((things < _FEWEST) | (np.pad(times, (0, len(things) - len(times))) > _OFTEN * things))[user]
+    things, times = (np.bincount(column, minlength=len(answers.user_ids)) for column in (home, user))
+    on_purpose = ((things < _FEWEST) | (times > _OFTEN * things))[user]
     if on_purpose.all():
         return None
     return _codes(np.where(on_purpose, len(home) + np.arange(len(asked)), asked))
