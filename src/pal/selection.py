@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -87,25 +86,19 @@ class _Models(Mapping[int, RewardModel]):
     """The model of each number of prototypes; last passes are gone over for those that somebody asks for."""
 
     def __init__(self, results: Mapping[int, TrainResult]) -> None:
-        self._numbers, self._results = list(results), dict(results)
-        self._made: dict[int, RewardModel] = {}
-        self._lock = Lock()
+        self._results = results
 
     def __getitem__(self, k: int) -> RewardModel:
-        with self._lock:
-            if k not in self._made:
-                self._made[k] = self._results[k].model
-                del self._results[k]  # its run may go
-            return self._made[k]
+        return self._results[k].model
 
-    def __contains__(self, k: object) -> bool:
-        return k in self._numbers
+    def __contains__(self, k: object) -> bool:  # without making it
+        return k in self._results
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._numbers)
+        return iter(self._results)
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._results)
 
     def __reduce__(self) -> tuple[type, tuple[dict[int, RewardModel]]]:
         return dict, (dict(self),)
@@ -429,9 +422,9 @@ def _verdict(rows: list[dict[str, Any]], evidence: Evidence, chosen: int, people
             f"There is plurality among {people} people: with weights of their own, held-out answers are predicted "
             f"better than with weights shared by all, {better} ({said}); {chosen} are enough."
         )
-    shown = f"are predicted better {better} ({p_in_words(evidence.held_out)} by themselves); {chosen} are enough"
-    if chosen == 1:
-        shown = "are predicted as well by one reward for all"
+    shown = "are predicted as well by one reward for all"
+    if chosen > 1:
+        shown = f"are predicted better {better} ({p_in_words(evidence.held_out)} by themselves); {chosen} are enough"
     return (
         f"There is plurality among {people} people: asked the same, some agree with one another more than chance would "
         f"have it ({said}). That hardly shows in prediction yet: held-out answers {shown}."

@@ -7,8 +7,8 @@ log-loss, best checkpoint. At the end the shared part is frozen and every user's
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +57,21 @@ class Alike(NamedTuple):
     user: npt.NDArray[Any]
     question: npt.NDArray[Any]
     label: npt.NDArray[Any]
+
+
+class _Once:
+    """Makes a model when it is first asked for, whoever asks; what it is made of may go then."""
+
+    def __init__(self, make: Callable[[], RewardModel]) -> None:
+        self._make: Callable[[], RewardModel] | None = make
+        self._lock = Lock()
+
+    def __call__(self) -> RewardModel:
+        with self._lock:
+            if self._make is not None:
+                self._made = self._make()
+                self._make = None
+            return self._made
 
 
 @dataclass(frozen=True)
@@ -129,7 +144,6 @@ def train(
     cpu = torch.device("cpu")
     done = finish(tables.to(cpu), run.shape, *_state(run), before, shards)
 
-    @cache
     @torch.inference_mode(False)
     @torch.enable_grad()
     def complete() -> RewardModel:
@@ -152,7 +166,7 @@ def train(
         "comparisons_per_second": state.step * run.batch / max(state.seconds, 1e-9),
     }
     history, metrics = pl.DataFrame(state.history), {**done.metrics, **speed}
-    return TrainResult(done.model, history, metrics, losses, shared, done.leaning, complete)
+    return TrainResult(done.model, history, metrics, losses, shared, done.leaning, _Once(complete))
 
 
 def _state(run: Run) -> tuple[Prototypes, UserWeights, float]:

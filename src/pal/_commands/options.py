@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import polars as pl
 import typer
 
 import pal
 from pal import distributed
 from pal._printing import warn
-from pal._splits import asked_again
+from pal._splits import share_apart
 from pal.comparisons import Comparisons
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError, UnknownUserError
@@ -128,12 +126,7 @@ def default_encoder(images: bool) -> str:
 
 def warn_of_repeats(table: Comparisons, source: str) -> None:
     """Answers that stand in a table again may be held out where they were learned: those that splits do not join."""
-    low, high = np.minimum(table.left, table.right), np.maximum(table.left, table.right)
-    prompt = np.zeros_like(low) if table.prompt is None else table.prompt
-    asked = pl.DataFrame({"user": table.user, "low": low, "high": high, "prompt": prompt})
-    joined = asked_again(table, np.arange(len(table)))
-    apart = len(table) if joined is None else int(joined.max()) + 1
-    share = (apart - asked.n_unique()) / max(len(table), 1)
+    share = share_apart(table)
     if share >= _REPEATS:
         warn(
             f"warning: {source}: {share:.1%} of the answers are to a question that the same person answered in another "

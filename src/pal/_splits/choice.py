@@ -10,7 +10,7 @@ from pal._checks import number, one_of, whole
 from pal._tables import PARTS, Items, show
 from pal.errors import InputError
 
-__all__ = ["KINDS", "Answers", "asked_again", "choose_rows"]
+__all__ = ["KINDS", "Answers", "asked_again", "choose_rows", "share_apart"]
 
 IntArray = npt.NDArray[np.int32]
 Index = npt.NDArray[np.int64]
@@ -155,12 +155,7 @@ def asked_again(answers: Answers, rows: Index) -> Index | None:
     less than three things, or each more than twice on average, have numbers of their own: there the same is asked again
     on purpose, as of a few models beside one another. None where all have.
     """
-    user, left, right = (column[rows] for column in (answers.user, answers.left, answers.right))
-    columns = [np.minimum(left, right), np.maximum(left, right)]
-    key = user.astype(np.uint64)
-    for column in columns if answers.prompt is None else [*columns, answers.prompt[rows]]:
-        key *= _ODD
-        key += column.astype(np.uint64)
+    user, key = answers.user[rows], _asked(answers, rows)
     if pl.Series(key).n_unique() == len(key):
         return None
     asked = _codes(key)
@@ -171,6 +166,25 @@ def asked_again(answers: Answers, rows: Index) -> Index | None:
     if on_purpose.all():
         return None
     return _codes(np.where(on_purpose, len(home) + np.arange(len(asked)), asked))
+
+
+def share_apart(answers: Answers) -> float:
+    """Of all rows, those to what the same person was asked in another that `asked_again` does not join them to."""
+    rows = np.arange(len(answers.user))
+    joined = asked_again(answers, rows)
+    wholes = len(rows) if joined is None else int(joined.max()) + 1
+    return (wholes - pl.Series(_asked(answers, rows)).n_unique()) / max(len(rows), 1)
+
+
+def _asked(answers: Answers, rows: Index) -> npt.NDArray[np.uint64]:
+    """(n,) a key of who was asked what, the same either way round."""
+    left, right = answers.left[rows], answers.right[rows]
+    columns = [np.minimum(left, right), np.maximum(left, right)]
+    key = answers.user[rows].astype(np.uint64)
+    for column in columns if answers.prompt is None else [*columns, answers.prompt[rows]]:
+        key *= _ODD
+        key += column.astype(np.uint64)
+    return key
 
 
 def _groups(answers: Answers, rows: Index, by: str) -> Index:
