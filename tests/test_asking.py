@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -161,6 +162,9 @@ def test_bad_requests_are_refused(town):
     for user in (np.full(3, 1 / 3), 2.5, True, pool):
         with pytest.raises(pal.InputError, match=r"^user must be the id of a user, a pal.Person or None, found"):
             next_comparison(model, user, pool)
+    other = RewardModel(model.config, copy.deepcopy(model.prototypes), model.users, model.prior)
+    with pytest.raises(pal.InputError, match="this person answered for another model"):
+        next_comparison(other, Person(model), pool)
     for broken in (None, pal.baselines.fit("majority", pool, pool)):
         for use in (Person, lambda it: next_comparison(it, None, pool), lambda it: pal.adapt(it, pool)):
             with pytest.raises(pal.InputError, match=r"^model must be a pal.RewardModel, found"):

@@ -139,6 +139,16 @@ def test_compare_takes_the_model_that_a_fit_takes(monkeypatch):
     assert asked == [None, "a", "b", "b", "a", "b"]
 
 
+def test_the_order_of_shots_does_not_matter_and_names_may_be_any_iterable():
+    one, other = (
+        pal.baselines.compare(tiny(400), names, seeds=2, shots=shots)[0]
+        for names, shots in ((["per-user"], (0, 5)), ((name for name in ["per-user"]), (5, 0)))
+    )
+    assert one["rise"] == other["rise"]
+    assert list(one["rise"]) == ["shots_0", "shots_5"]
+    assert one["rise"]["shots_0"][0] == 0
+
+
 def test_compare_without_a_number_of_shots_that_all_have_tests_those_who_have_them():
     rows = pal.baselines.compare(tiny(800), ["majority"], seeds=1, shots=(n for n in [5, 20]), reserve=2)
     assert {"long_5", "long_20"} <= set(rows[0])

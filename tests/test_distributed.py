@@ -298,6 +298,19 @@ def test_an_address_without_a_cluster_is_said_at_once(monkeypatch, address, said
     assert time.perf_counter() - began < 20
 
 
+def test_what_cannot_be_is_refused_before_workers_start(town, tmp_path):
+    table = town / "comparisons.parquet"
+    for call, says in (
+        (lambda: distributed.fit(tiny(), threads=0), "threads must be a whole number of at least 1"),
+        (lambda: distributed.fit(table), "a table needs vectors: name the encoder="),
+        (lambda: distributed.fit(5), "train must be a path"),
+        (lambda: distributed.score(town / "model", table, tmp_path / "out", rows=-5), "rows must be a whole number"),
+        (lambda: distributed.users_of(tmp_path), "give the folder that distributed.adapt wrote"),
+    ):
+        with pytest.raises(pal.InputError, match=says):
+            call()
+
+
 @pytest.mark.parametrize("workers", [0, True, 1.5])
 def test_workers_are_a_whole_number(workers):
     with pytest.raises(pal.InputError, match="whole number"), connected(workers):

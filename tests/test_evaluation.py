@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, log_loss
 
 import pal
+from pal._measures import expected_calibration_error
 from pal.baselines._pooled import Predicted, pooled_calibration
 from pal.errors import InputError
-from pal.evaluation import expected_calibration_error, metrics_of, paired_difference
+from pal.evaluation import metrics_of, paired_difference
 from pal.testing import tiny
 
 
@@ -140,6 +141,24 @@ def test_calibration_error_by_hand():
     y = np.tile([1, 1, 1, 0, 0, 0, 0, 0, 0, 0], 100).astype(float)
     assert expected_calibration_error(p, y) == pytest.approx(0)
     assert metrics_of(p + 0.2, y, np.zeros(1000)).ece == pytest.approx(0.2)
+
+
+def test_what_cannot_be_measured_is_said():
+    with pytest.raises(InputError, match=r"must have one shape \(n,\), found \(3,\), \(2,\), \(2,\)"):
+        metrics_of([0.1, 0.2, 0.3], [1, 0], [0, 1])
+    assert metrics_of([0.9, 0.2], [1, 0], ["a", "b"]).accuracy == 1
+    data = tiny()
+    model = pal.baselines.fit("majority", data)
+    for options in ({"bootstrap": 0}, {"bootstrap": 2.5}, {"seed": -1}):
+        with pytest.raises(InputError, match=next(iter(options))):
+            paired_difference(model, model, data, **options)
+
+    class Nameless:
+        def predict(self, data):
+            return np.full(len(data), 0.5)
+
+    with pytest.raises(InputError, match="model must be a reward model or a baseline"):
+        pal.evaluate(Nameless(), data)
 
 
 def test_chosen_and_rejected_are_measured_both_ways_round():

@@ -122,8 +122,16 @@ def test_an_unknown_user_is_told_what_to_do():
 def test_numbers_of_numpy_are_ids_as_well():
     model = model_of([1, 2])
     x = np.zeros((2, D), np.float32)
-    assert np.array_equal(model.reward(np.int64(2), responses=x), model.reward(2, responses=x))
+    for kind in (np.int64, np.int32, np.uint8):
+        assert np.array_equal(model.reward(kind(2), responses=x), model.reward(2, responses=x))
     assert model.without_users(np.array([2])).user_ids.to_list() == [1]
+
+
+def test_a_margin_needs_as_many_of_both_sides():
+    model, weights = model_of(), np.full((5, 3), 1 / 3)
+    for right in (1, 2):
+        with pytest.raises(pal.InputError, match=f"left has 5 embeddings and right {right}"):
+            model.margin(None, np.ones((5, D)), np.ones((right, D)), weights)
 
 
 @pytest.mark.parametrize(

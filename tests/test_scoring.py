@@ -70,9 +70,14 @@ def test_refuses(model, catalogue, tmp_path):
         (cached, "a-file", None, "is a file: choose a folder"),
         (cached, "new", list("abcdefa"), "response id 'a' is given twice"),
         (cached * torch.nan, "new", None, "must be finite"),
+        (cached, "new", 5, "response_ids must be a list of 7 ids, found 5"),
+        (cached, "new", [*"abcdef", None], "one of response_ids is null"),
+        (cached, 5, None, "folder must be a path, found 5"),
     ):
         with pytest.raises(pal.InputError, match=says):
-            scoring.write_rewards(model, rewards, tmp_path / folder, ids)
+            scoring.write_rewards(model, rewards, tmp_path / folder if isinstance(folder, str) else folder, ids)
+    with pytest.raises(pal.InputError, match=r"model must be a pal\.RewardModel"):
+        scoring.rewards_of_users(3, cached)
     with pytest.raises(pal.InputError, match="7 responses have 2 ids"):
         scoring.write_rewards(model, cached, tmp_path / "out", pl.Series(["a", "b"]))
     curved = pal.RewardModel(

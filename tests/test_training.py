@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pal
-from pal import TrainConfig
+from pal import TrainConfig, training
 from pal._training import run as run_module
 from pal._training.run import Run
 from pal._training.tables import Tables
@@ -134,6 +134,46 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     (tmp_path / "prototypes-1.safetensors").write_bytes(b"nonsense")
     with pytest.raises(pal.SavedModelError, match="delete it to start anew"):
         pal.fit(parts.train, parts.validation, config, checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize("changed", ["vectors", "answers", "validation"])
+def test_a_checkpoint_of_other_data_is_refused(changed, tmp_path):
+    parts = parts_of(tiny())
+    train, validation = parts.train, parts.validation
+    config = TrainConfig(model="b", n_prototypes=1, **QUICK)
+    pal.fit(train, validation, config, checkpoint=tmp_path)
+    if changed == "vectors":
+        train = replace(train, responses=train.responses[::-1].copy())
+    elif changed == "answers":
+        table = train.comparisons
+        train = replace(train, comparisons=replace(table, label=table.label[::-1].copy()))
+    else:
+        validation = validation.take(np.arange(len(validation) - 1))
+    with pytest.raises(pal.InputError, match="a checkpoint of other data or settings: delete it"):
+        pal.fit(train, validation, config, checkpoint=tmp_path)
+
+
+def test_a_checkpoint_goes_into_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["pal.selection"], "explore", None)  # it is said before there is something to keep
+    (tmp_path / "file").write_text("x")
+    for place, says in ((tmp_path / "file", "file is a file: choose a folder"), (5, "checkpoint must be a path")):
+        with pytest.raises(pal.InputError, match=says):
+            pal.fit(tiny(), checkpoint=place)
+
+
+def test_a_model_whose_making_was_interrupted_is_not_made_of_what_was_left(monkeypatch):
+    parts = parts_of(tiny())
+    result = pal.fit(parts.train, parts.validation, TrainConfig(model="b", n_prototypes=2, **QUICK))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "refitted", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        result.models[1]
+    monkeypatch.undo()
+    with pytest.raises(pal.PALError, match="left half-made"):
+        result.models[1]
 
 
 def test_model_b_without_prompts_is_refused():

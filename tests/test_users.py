@@ -81,15 +81,30 @@ def test_without():
     assert torch.equal(left.weights, users.weights[[0, 2]])
     assert len(users.without(["a", "b", "c"])) == 0
     assert len(users.without([])) == 3
+    assert users.without(name for name in ("b", "a")).ids.to_list() == ["c"]
+    assert users.without({"b", "a"}).ids.to_list() == ["c"]
     with pytest.raises(UnknownUserError, match="user 'd' is not known"):
         users.without(["a", "d"])
 
 
 def test_one_id_is_not_a_list_of_ids():
     users = UserWeights.none(2, pl.Series("user_id", ["a", "b"]))
-    for one in ("a", 3):
+    for one in ("a", 3, None):
         with pytest.raises(InputError, match="must be a list of ids"):
             users.without(one)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda frame: frame.drop("weights"), r"no column 'weights' \(found: user_id, n_comparisons\)"),
+        (lambda frame: frame.with_columns(weights=pl.lit([1.0])), "weights must be lists of 3 numbers"),
+        (lambda frame: frame.with_columns(weights=pl.lit("x")), "weights must be lists of 3 numbers"),
+    ],
+)
+def test_frames_that_are_no_users(change, words):
+    with pytest.raises(InputError, match=words):
+        UserWeights.from_frame(change(weights(["a", "b"]).to_frame()), 3)
 
 
 def test_none():

@@ -1,8 +1,10 @@
 """Settings that cannot be used, refused in one line."""
 
 import math
+import os
 from collections.abc import Collection, Iterable
 from numbers import Integral, Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from pal.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["contents", "flag", "number", "one_of", "tensor", "whole"]
+__all__ = ["contents", "flag", "number", "one_of", "path_of", "tensor", "whole"]
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
@@ -37,6 +39,13 @@ def one_of(name: str, value: Any, known: Collection[str | None]) -> None:
     if (value is not None and not isinstance(value, str)) or value not in known:
         listed = [repr(each) for each in known]
         raise InputError(f"{name}={value!r} is not known: use {', '.join(listed[:-1])} or {listed[-1]}")
+
+
+def path_of(name: str, value: Any) -> Path:
+    """The value as a path; refuses what is none."""
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f"{name} must be a path, found {value!r:.60}")
+    return Path(value)
 
 
 def flag(name: str, value: Any) -> None:

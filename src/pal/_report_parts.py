@@ -374,7 +374,7 @@ def data(record: Record) -> list[tuple[str, str]]:
 
 def making(record: Record) -> dict[str, Any]:
     """How the model was made."""
-    training = {k: v for k, v in (record.get("training") or {}).items() if v not in (None, "", False)}
+    training = {k: v for k, v in (record.get("training") or {}).items() if v is not None and v is not False and v != ""}
     rows = [
         (
             key.removeprefix("n_").replace("_", " "),

@@ -1,7 +1,7 @@
 """Comparisons: who preferred which of two responses, checked once and kept as rows of id tables."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pal import _splits, _tables
+from pal._checks import path_of
 from pal._splits import Leakage, Parts
 from pal._tables import Items, Source
 from pal.errors import InputError
@@ -80,7 +81,9 @@ class Comparisons:
         Warns:
             UserWarning: Users whose answers are all ties.
         """
-        paths = [path] if isinstance(path, str | Path) else list(path)
+        if not isinstance(path, str | os.PathLike | Iterable):
+            raise InputError(f"path must be a path or a list of them, found {path!r:.60}")
+        paths = [path] if isinstance(path, str | os.PathLike) else list(path)
         if not paths:
             raise InputError("no files to read: name at least one")
         return cls._from_sources([_tables.from_file(file) for file in paths], images)
@@ -281,7 +284,8 @@ class Comparisons:
         Raises:
             InputError: An unknown ending, no such folder, or images given as bytes in a format for text.
         """
-        _tables.write_frame(self._frame(Path(path).parent), Path(path))
+        path = path_of("path", path)
+        _tables.write_frame(self._frame(path.parent), path)
 
     def split(
         self,

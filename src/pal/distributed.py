@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from pal._checks import number
+from pal._checks import number, path_of, whole
 from pal._distributed import works
 from pal._distributed.cluster import connected
 from pal._distributed.group import train_together
@@ -27,7 +27,7 @@ from pal._distributed.vectors import write_vectors
 from pal.embeddings import EmbeddedComparisons, EmbeddingStore, Encoder
 from pal.errors import InputError
 from pal.model import RewardModel
-from pal.selection import FitResult, with_validation
+from pal.selection import FitResult, checkpoint_folder, with_validation
 from pal.training import TrainConfig, continued
 
 __all__ = ["adapt", "embed", "fit", "score", "users_of"]
@@ -62,7 +62,8 @@ def fit(
         train: comparisons with their vectors, which are written once to a folder the workers share; or a parquet table
             (a file or a folder), of which each worker reads its own users' rows.
         validation: with comparisons: others of the same people; None: a tenth of each user's is held out. A table says
-            it itself, by a column `split` (train or validation), else a tenth of its rows is held out.
+            it itself, by a column `split` (train or validation), else a tenth of its rows is held out (what a person
+            was asked twice may then be on both sides: write the column where that happens).
         config: what and how; None for the defaults. Device "cuda" takes one GPU a worker.
         encoder: of a table of texts; what its store does not hold is embedded first.
         embeddings: own vectors of a table: a parquet file with columns id and embedding.
@@ -84,11 +85,13 @@ def fit(
         MissingExtraError: Ray is not installed.
     """
     config = continued(config, start)
+    whole("threads", threads)
     in_memory = isinstance(train, EmbeddedComparisons)
     if isinstance(train, EmbeddedComparisons):
         train, validation = with_validation(train, validation, config.seed)
     with ExitStack() as stack:
-        root = Path(stack.enter_context(TemporaryDirectory()) if checkpoint is None else checkpoint).resolve()
+        place = stack.enter_context(TemporaryDirectory()) if checkpoint is None else checkpoint
+        root = checkpoint_folder(place).resolve()
         root.mkdir(parents=True, exist_ok=True)
         ray = stack.enter_context(connected(workers, address))
         user_ids: pl.Series | None = None
@@ -100,7 +103,9 @@ def fit(
                 raise InputError(f"{people} users are too few for {workers} workers: ask for fewer")
             given, user_ids = hand_over(train, validation, config, job.folder), train.comparisons.user_ids
         else:
-            table = Path(str(train))
+            table = path_of("train", train)
+            if encoder is None and embeddings is None:
+                raise InputError("a table needs vectors: name the encoder= of its texts, or its own embeddings=")
             key = [_stamps(table), embeddings and _stamps(embeddings), encoder, prompt_mode, repr(config), workers]
             job = Job(root / "fit", what="fit", key=key)
             parquet = as_parquet(table, job.folder, images)
@@ -156,7 +161,7 @@ def score(
         InputError: data that do not fit the model, or an output folder that holds something else.
         MissingExtraError: Ray is not installed.
     """
-    out, rows = Path(out), rows or ROWS
+    out, rows = path_of("out", out), ROWS if rows is None else whole("rows", rows)
     Job.check_replaceable(out)
     known = RewardModel.from_pretrained(model)
     with connected(workers, address) as ray:
@@ -209,7 +214,7 @@ def adapt(
         InputError: data that do not fit the model, or an output folder that holds something else.
         MissingExtraError: Ray is not installed.
     """
-    out, rows = Path(out), rows or ROWS
+    out, rows = path_of("out", out), ROWS if rows is None else whole("rows", rows)
     Job.check_replaceable(out)
     if strength is not None:
         number("strength", strength)
@@ -269,7 +274,7 @@ def embed(
         EncoderError: an encoder that cannot be found or fails.
         MissingExtraError: Ray is not installed.
     """
-    used, rows = encoder_of(encoder), rows or ROWS
+    used, rows = encoder_of(encoder), ROWS if rows is None else whole("rows", rows)
     folder = store_of(used, store)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with connected(workers, address) as ray:
@@ -283,8 +288,15 @@ def embed(
 
 
 def users_of(out: str | Path) -> pl.DataFrame:
-    """What `adapt` wrote, as one frame: a row a user."""
-    return pl.read_parquet(sorted(Path(out).glob("part-*.parquet")), glob=False)
+    """What `adapt` wrote, as one frame: a row a user.
+
+    Raises:
+        InputError: there is nothing that `adapt` wrote.
+    """
+    parts = sorted(path_of("out", out).glob("part-*.parquet"))
+    if not parts:
+        raise InputError(f"{out}: no part-*.parquet there: give the folder that distributed.adapt wrote")
+    return pl.read_parquet(parts, glob=False)
 
 
 # -- steps ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pal._checks import whole
+from pal._measures import both_ways, expected_calibration_error, measures_of, user_sums
 from pal.adaptation import adapt
 from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
@@ -92,7 +93,7 @@ def predict(model: Predictor, data: EmbeddedComparisons) -> npt.NDArray[np.float
 
 
 def _check_model(model: Any) -> None:
-    if not callable(getattr(model, "predict", None)):
+    if not callable(getattr(model, "predict", None)) or not hasattr(model, "user_ids"):
         raise InputError(f"model must be a reward model or a baseline, found {model!r:.60}")
 
 
@@ -132,7 +133,14 @@ def metrics_of(
     """Metrics of predicted probabilities (n,) against labels (n,) of users (n,).
 
     Where left and right are no sides (`Comparisons.sided`) but chosen and rejected, each answer counts both ways round.
+
+    Raises:
+        InputError: no answers, or arrays of different lengths.
     """
+    probability, label, user = np.asarray(probability), np.asarray(label), np.asarray(user)
+    if label.ndim != 1 or not probability.shape == label.shape == user.shape:
+        shapes = ", ".join(str(each.shape) for each in (probability, label, user))
+        raise InputError(f"probability, label and user must have one shape (n,), found {shapes}")
     n_answers, n_ties = len(label), int(np.count_nonzero(label == 0.5))
     if not n_answers:
         raise InputError("there are no comparisons to evaluate on")
@@ -141,15 +149,15 @@ def metrics_of(
     _, user = np.unique(user, return_inverse=True)
     if not sided:
         p, y, user = both_ways(p), both_ways(y), np.r_[user, user]
-    sums = _user_sums(p, y, user)
-    values = _from_sums(sums, np.ones((1, len(sums["n"]))))
+    sums = user_sums(p, y, user)
+    values = measures_of(sums, np.ones((1, len(sums["n"]))))
     values["ece"] = expected_calibration_error(p, y[None])
     interval = {}
     if bootstrap and len(sums["n"]) > 1:
         rng = np.random.default_rng(seed)
         n = len(sums["n"])
         pieces = [
-            _from_sums(sums, rng.multinomial(n, np.full(n, 1 / n), size=min(50, bootstrap - low)).astype(float))
+            measures_of(sums, rng.multinomial(n, np.full(n, 1 / n), size=min(50, bootstrap - low)).astype(float))
             for low in range(0, bootstrap, 50)
         ]
         for name in pieces[0]:
@@ -167,80 +175,24 @@ def metrics_of(
     )
 
 
-def _user_sums(p: Array, y: Array, user: Array) -> dict[str, Array]:
-    decided = y != 0.5
-    # a prediction of exactly one half is half right: it takes no side
-    right = np.where(p == 0.5, 0.5, (p > 0.5) == (y > 0.5)) * decided
-    left, other = decided & (y > 0.5), decided & (y < 0.5)
-    columns = {
-        "n": np.ones_like(y),
-        "decided": decided,
-        "right": right,
-        "left": left,
-        "left_right": right * left,
-        "other": other,
-        "other_right": right * other,
-        "log_loss": -(y * np.log(p) + (1 - y) * np.log1p(-p)),
-        "brier": (p - y) ** 2,
-    }
-    return {name: np.bincount(user, weights=values.astype(float)) for name, values in columns.items()}
-
-
-def _from_sums(sums: dict[str, Array], counts: Array) -> dict[str, Array]:
-    """Measures (S,) of S resamples: counts (S, U) say how often each user is in each."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        total = {name: counts @ values for name, values in sums.items()}
-        has = sums["decided"] > 0
-        own = np.where(has, sums["right"] / sums["decided"], 0.0)
-        order = np.argsort(np.where(has, own, np.inf), kind="stable")
-        order = order[: int(has.sum())]
-        sorted_counts = counts[:, order]
-        n_users = sorted_counts.sum(1)
-        before = np.cumsum(sorted_counts, axis=1) - sorted_counts
-        worst = np.clip(np.maximum(1.0, np.ceil(n_users / 10))[:, None] - before, 0, sorted_counts)
-        sides = np.stack([total["left_right"] / total["left"], total["other_right"] / total["other"]])
-        return {
-            "accuracy": total["right"] / total["decided"],
-            "accuracy_by_user": (counts @ np.where(has, own, 0)) / n_users,
-            "balanced_accuracy": np.nansum(sides, axis=0) / (~np.isnan(sides)).sum(0),
-            "worst_tenth": (worst @ own[order]) / worst.sum(1),
-            "log_loss": total["log_loss"] / total["n"],
-            "brier": total["brier"] / total["n"],
-        }
-
-
-def both_ways(x: Array) -> Array:
-    """Probabilities or labels (..., n) of answers, and of the same with left and right exchanged: (..., 2n)."""
-    return np.concatenate([x, 1 - x], axis=-1)
-
-
-def expected_calibration_error(p: Array, y: Array, bins: int = 10) -> Array:
-    """Mean over bins of equal mass of |mean label - mean probability| (Naeini et al., 2015), of labels (..., n): (...).
-
-    Answers of one probability may fall into two bins; each has their mean label, so that no order of rows matters.
-    """
-    order = np.argsort(p, kind="stable")
-    p, y = p[order], y[..., order]
-    first = np.flatnonzero(np.r_[True, p[1:] != p[:-1]])
-    size = np.diff(np.r_[first, len(p)])
-    mean = np.repeat(np.add.reduceat(y, first, axis=-1) / size, size, axis=-1)
-    parts = [part[0] for part in np.array_split(np.arange(len(p)), bins) if len(part)]
-    return np.asarray(np.abs(np.add.reduceat(mean - p, parts, axis=-1)).sum(-1) / len(p))
-
-
 def paired_difference(
     first: Predictor, second: Predictor, data: EmbeddedComparisons, *, bootstrap: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
     """Accuracy by user of the first model minus the second's on the same answers, with its 95% interval over users.
 
     NaN where nobody's answers were decided; the interval is NaN of one person, who says nothing of others.
+
+    Raises:
+        InputError: no resamples, or what is no model.
     """
     check_embedded(data)
+    whole("bootstrap", bootstrap)
+    whole("seed", seed, least=0)
     table = data.comparisons
     user = np.unique(table.user, return_inverse=True)[1]
 
     def own(model: Predictor) -> Array:
-        sums = _user_sums(predict(model, data).astype(float).clip(1e-12, 1 - 1e-12), table.label.astype(float), user)
+        sums = user_sums(predict(model, data).astype(float).clip(1e-12, 1 - 1e-12), table.label.astype(float), user)
         with np.errstate(invalid="ignore"):
             return np.asarray(sums["right"] / sums["decided"])
 

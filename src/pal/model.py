@@ -1,6 +1,6 @@
 """RewardModel: maps and prototypes that the population shares, and a point on the simplex for each user."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pal import saving
-from pal._checks import contents, tensor
+from pal._checks import contents, path_of, tensor
 from pal._model_config import IDEAL_POINTS, ModelConfig, check_data, make_prototypes
 from pal.embeddings import EmbeddedComparisons, Encoder, encode, resolve_encoder
 from pal.errors import InputError, SavedModelError
@@ -102,11 +102,19 @@ class RewardModel(nn.Module):
         right: Tensor | npt.ArrayLike,
         weights: Tensor | npt.ArrayLike,
     ) -> Tensor:
-        """reward(left) - reward(right), shape (B,), of embeddings (B, D) for user weights (B, K)."""
+        """reward(left) - reward(right), shape (B,), of embeddings (B, D) for user weights (B, K).
+
+        Weights are taken as they are: that they are on the simplex is not checked.
+
+        Raises:
+            InputError: shapes that do not fit the model or one another.
+        """
         (asked, one), (_, other) = self._embeddings(prompts, left), self._embeddings(prompts, right)
         w = tensor("weights", weights).float()
         if w.shape != (len(one), self.n_prototypes):
             raise InputError(f"weights must be ({len(one)}, {self.n_prototypes}), found {tuple(w.shape)}")
+        if len(other) != len(one):
+            raise InputError(f"left has {len(one)} embeddings and right {len(other)}: give as many of both")
         self.eval()
         return self.prototypes.reward(asked, one, w) - self.prototypes.reward(asked, other, w)
 
@@ -216,7 +224,7 @@ class RewardModel(nn.Module):
             raise InputError(f"weights are over {users.weights.shape[1]} prototypes, the model has {self.n_prototypes}")
         return self._with(users=self.users.merged(users))
 
-    def without_users(self, user_ids: Sequence[str | int]) -> "RewardModel":
+    def without_users(self, user_ids: Iterable[str | int]) -> "RewardModel":
         """A model that does not know these users.
 
         Raises:
@@ -345,7 +353,7 @@ class RewardModel(nn.Module):
         A folder that was there is replaced as a whole; a kill leaves the old one or the new one.
         """
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        saving.write_folder(Path(folder), asdict(self.config), state, self.users.to_frame(), self.metrics)
+        saving.write_folder(path_of("folder", folder), asdict(self.config), state, self.users.to_frame(), self.metrics)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:

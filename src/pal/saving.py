@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from pal._checks import path_of
 from pal.errors import SavedModelError
 
 __all__ = ["FORMAT", "check_replaceable", "plain_values", "read_folder", "write_folder"]
@@ -104,7 +105,7 @@ def read_folder(
     Raises:
         SavedModelError: nothing there, or files that are truncated, changed or not of this kind.
     """
-    folder = Path(name)
+    folder = path_of("folder", name)
     if not folder.exists() and _previous(folder.resolve()).exists():
         folder = _previous(folder.resolve())
     if not folder.is_dir():

@@ -13,9 +13,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from pal._checks import path_of
 from pal._tables.files import write_frame
 from pal.errors import InputError
-from pal.model import RewardModel
+from pal.model import RewardModel, check_model
 from pal.users import UserWeights
 
 __all__ = ["rewards_of_users", "write_rewards"]
@@ -69,12 +70,17 @@ def write_rewards(
     """
     columns = _columns(model, prototype_rewards)
     n, R = len(model.users), columns.shape[1]
-    ids = pl.int_range(R, eager=True) if response_ids is None else pl.Series(response_ids)
+    try:
+        ids = pl.int_range(R, eager=True) if response_ids is None else pl.Series(response_ids)
+    except (TypeError, ValueError):
+        raise InputError(f"response_ids must be a list of {R} ids, found {response_ids!r:.60}") from None
     if len(ids) != R:
         raise InputError(f"{R} responses have {len(ids)} ids")
     if ids.n_unique() != R:
         raise InputError(f"response id {ids.filter(ids.is_duplicated())[0]!r} is given twice")
-    path = Path(folder)
+    if ids.null_count():
+        raise InputError("one of response_ids is null: give every response an id")
+    path = path_of("folder", folder)
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: choose a folder")
     path.mkdir(parents=True, exist_ok=True)
@@ -106,6 +112,7 @@ def write_rewards(
 
 
 def _columns(model: RewardModel, prototype_rewards: Tensor) -> npt.NDArray[np.float32]:
+    check_model(model)
     if not model.prototypes.linear:
         raise InputError("this variant's rewards are not linear in the weights: use model.reward for each user")
     try:

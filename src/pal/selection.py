@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pal._checks import whole
+from pal._checks import path_of, whole
 from pal._kinds import Kind, Stage, best_kind, gain_over, loss_of, name_of
 from pal._plurality import (
     LEVEL,
@@ -45,7 +45,17 @@ from pal.training import (
     train,
 )
 
-__all__ = ["CANDIDATES", "Choice", "FitResult", "Stage", "explore", "fit", "select", "with_validation"]
+__all__ = [
+    "CANDIDATES",
+    "Choice",
+    "FitResult",
+    "Stage",
+    "checkpoint_folder",
+    "explore",
+    "fit",
+    "select",
+    "with_validation",
+]
 
 CANDIDATES = (1, 2, 3, 5, 8, 12, 16, 24)  # of n_prototypes="auto"
 _TELLING = 200  # training answers a prototype that "auto" asks for, but of the first few
@@ -137,7 +147,7 @@ def fit(
     _warn_of_twins("responses", train_data.responses)
     _warn_of_twins("prompts", train_data.prompts)
     tables = Tabulated(train_data, validation)
-    folder = None if checkpoint is None else Path(checkpoint)
+    folder = None if checkpoint is None else checkpoint_folder(checkpoint)
 
     def stage(config: TrainConfig, k: int, begin: RewardModel | None, kind: str = "") -> TrainResult:
         path = None if folder is None else folder / f"prototypes-{k}{kind}.safetensors"
@@ -146,6 +156,14 @@ def fit(
     choice = kinds(train_data, config, Prompts.of(train_data))
     groups = chance_groups(tables.of(choice[0]), validation.comparisons.user)
     return explore(stage, choice, start, groups, len(train_data), lambda: answered_alike(tables.of(choice[0])))
+
+
+def checkpoint_folder(given: str | Path) -> Path:
+    """The folder, refused before there is something to keep if it cannot be one."""
+    folder = path_of("checkpoint", given)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"checkpoint: {folder} is a file: choose a folder")
+    return folder
 
 
 def with_validation(

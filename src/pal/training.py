@@ -25,7 +25,7 @@ from pal._training.run import Run
 from pal._training.sample import Sample
 from pal._training.tables import Tables
 from pal.embeddings import EmbeddedComparisons
-from pal.errors import InputError
+from pal.errors import InputError, PALError
 from pal.model import ModelConfig, RewardModel, check_data
 from pal.prototypes import Prototypes
 from pal.questions import row_keys
@@ -69,9 +69,17 @@ class _Once:
     def __call__(self) -> RewardModel:
         with self._lock:
             if self._make is not None:
-                self._made = self._make()
+                try:
+                    self._made = self._make()
+                except BaseException:
+                    self._make = _half_made
+                    raise
                 self._make = None
             return self._made
+
+
+def _half_made() -> RewardModel:
+    raise PALError("this model was left half-made when its last passes were interrupted: fit once more")
 
 
 @dataclass(frozen=True)

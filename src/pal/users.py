@@ -1,6 +1,6 @@
 """User weights: each user's point on the simplex, found by id; and the population they come from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -31,6 +31,14 @@ def rows_of(ids: pl.Series, table: pl.Series) -> npt.NDArray[np.int64]:
     right = pl.DataFrame({"id": table}).with_row_index("row")
     found = pl.DataFrame({"id": ids}).join(right, on="id", how="left", maintain_order="left")["row"]
     return found.cast(pl.Int64).fill_null(-1).to_numpy()
+
+
+def row_of(user_id: Any, table: pl.Series) -> int:
+    """Row of one id; -1 where it is not there."""
+    if isinstance(user_id, bool) or not isinstance(user_id, str | Integral):
+        return -1
+    name = user_id if isinstance(user_id, str) else int(user_id)  # of any width
+    return int(rows_of(pl.Series([name]), table)[0])
 
 
 def matched(ids: pl.Series, table: pl.Series, where: str) -> npt.NDArray[np.int64]:
@@ -148,8 +156,7 @@ class UserWeights:
         Raises:
             UnknownUserError: the user is unseen.
         """
-        known = isinstance(user_id, Integral) == (self.ids.dtype == pl.Int64)
-        row = int(rows_of(pl.Series([user_id]), self.ids)[0]) if known and not isinstance(user_id, bool) else -1
+        row = row_of(user_id, self.ids)
         if row < 0:
             raise UnknownUserError(
                 f"user {user_id!r} is unseen: call pal.adapt with some of their comparisons, or pass weights="
@@ -197,7 +204,7 @@ class UserWeights:
             self.concentration[index],
         )
 
-    def without(self, user_ids: Sequence[str | int]) -> "UserWeights":
+    def without(self, user_ids: Iterable[str | int]) -> "UserWeights":
         """These users but for some.
 
         Raises:
@@ -205,7 +212,9 @@ class UserWeights:
             InputError: one id instead of a list of them.
         """
         if isinstance(user_ids, str | int) or not isinstance(user_ids, Iterable):
-            raise InputError(f"user_ids must be a list of ids, found {user_ids!r}: write [{user_ids!r}]")
+            hint = "" if user_ids is None else f": write [{user_ids!r}]"
+            raise InputError(f"user_ids must be a list of ids, found {user_ids!r}{hint}")
+        user_ids = list(user_ids)
         kind: Any = Integral if self.ids.dtype == pl.Int64 else str
         unknown = [each for each in user_ids if not isinstance(each, kind) or isinstance(each, bool)]
         if not unknown:
@@ -235,12 +244,21 @@ class UserWeights:
         """The users of `to_frame`.
 
         Raises:
-            InputError: ids that are not unique strings or integers, weights that are not on the simplex.
+            InputError: no such columns, ids that are not unique strings or integers, weights that are not K numbers on
+                the simplex.
         """
+        missing = {"user_id", "n_comparisons", "weights"} - set(frame.columns)
+        if missing:
+            raise InputError(f"the table of users has no column {min(missing)!r} (found: {', '.join(frame.columns)})")
         ids = frame["user_id"]
         if ids.dtype not in (pl.String, pl.Int64) or ids.null_count() or ids.n_unique() != len(ids):
             raise InputError("user_id must be unique strings or integers")
-        weights = frame["weights"].cast(pl.Array(pl.Float32, n_prototypes)).to_numpy()
+        try:
+            weights = frame["weights"].cast(pl.Array(pl.Float32, n_prototypes)).to_numpy()
+        except pl.exceptions.PolarsError:
+            raise InputError(
+                f"weights must be lists of {n_prototypes} numbers, found {frame['weights'].dtype}"
+            ) from None
         n = len(frame)
         if n and not bool((weights >= 0).all() and (abs(weights.sum(1) - 1) < 1e-3).all()):
             raise InputError("weights must be at least 0 and sum to 1")

@@ -320,6 +320,16 @@ def test_baselines_have_the_interface_of_a_model(name, prompts):
     assert model.reward("u0", prompt=prompt, responses=responses).shape == (2,)
 
 
+@pytest.mark.filterwarnings("ignore:.* have the vector of another")
+@pytest.mark.parametrize("name", sorted(pal.baselines.names.BASELINES))
+def test_baselines_of_items_that_are_all_alike_say_one_half(name):
+    data = tiny(80, prompts=0)
+    data = replace(data, responses=np.ones_like(data.responses), comparisons=replace(data.comparisons, sided=False))
+    model = pal.baselines.fit(name, data.take(np.arange(60)), data.take(np.arange(60, 80)), TrainConfig(max_steps=20))
+    if name not in ("majority", "factor"):  # which know questions by their ids
+        np.testing.assert_allclose(model.predict(data), 0.5, atol=1e-3)
+
+
 def test_btl_is_pal_with_one_prototype():
     parts = tiny(300).split(unseen_users=0.25, test=0.2, validation=0.2)
     config = TrainConfig(**QUICK)

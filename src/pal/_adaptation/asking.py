@@ -162,7 +162,7 @@ def next_comparison(
     size, wanted = len(candidates), 1 if n is None else whole("n", n)
     number("tie", tie, least=0, below=0.5)
     whole("seed", seed, least=0)
-    if isinstance(user, Person) and user.model.n_prototypes != model.n_prototypes:
+    if isinstance(user, Person) and user.model.prototypes is not model.prototypes:
         raise InputError("this person answered for another model: make a Person of this one")
     try:
         price = np.ones(size) if cost is None else np.array(cost, dtype=np.float64)

@@ -110,7 +110,7 @@ class Source:
         refuse_texts(model, embeddings)
         mode = "separate" if model.config.prompt in ("separate", "concatenate") else model.config.prompt
         encoder = model.config.encoder if embeddings is None else None
-        return cls(data, encoder, embeddings, images, prompt_mode=mode)
+        return cls(data, encoder, embeddings, images, min_votes=1, prompt_mode=mode)  # nobody is left out
 
 
 def refuse_texts(model: RewardModel, embeddings: Path | None) -> None:

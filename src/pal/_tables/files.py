@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from pal._checks import path_of
 from pal._tables.frames import from_columns, pieces
 from pal._tables.layout import KNOWN, Source, show
 from pal.errors import InputError
@@ -29,7 +30,7 @@ def from_file(path: str | Path) -> Source:
     Raises:
         InputError: It is missing, empty, damaged or of an unknown kind.
     """
-    file = Path(path)
+    file = path_of("path", path)
     ending = file.suffix.lower()
     opened = {".parquet": _parquet, ".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv}
     if not file.exists():

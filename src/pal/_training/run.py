@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -392,7 +393,7 @@ class Run:
         state, config = self.state, self.config
         self.prior = self.mean_weights()
         loss = self._validation_loss() if self.n_validation else train_loss
-        row = {"step": float(state.step), "seconds": state.seconds, "train_loss": train_loss}
+        row = {"step": state.step, "seconds": state.seconds, "train_loss": train_loss}
         row |= {"validation_log_loss": loss, "lr": config.lr * self.optimiser.factor}
         state.history.append(row)
         if loss < state.best_loss:
@@ -421,13 +422,12 @@ class Run:
 
     # -- checkpoint -----------------------------------------------------------------------------------------------
 
+    @cached_property
     def _fingerprint(self) -> str:
+        """A name for the settings and for what is learned from."""
         settings = {k: v for k, v in asdict(self.config).items() if k not in ("progress", "n_prototypes")}
-        tables = self.drawn.tables
-        label = tables.answers.label
-        facts = [len(label), float(label.double().sum()), len(tables.questions), len(tables.user_ids)]
         trained = {name: list(tensor.shape) for name, tensor in self._tensors().items()}
-        return json.dumps([asdict(self.shape), settings, facts, trained], sort_keys=True)
+        return json.dumps([asdict(self.shape), settings, self.every.fingerprint(), trained], sort_keys=True)
 
     def _save(self, path: Path, order_state: Tensor) -> None:
         groups = {
@@ -446,11 +446,11 @@ class Run:
             "user_lr": self.users.lr,
         }
         with self.shards.saving(path, self.state.step) as file:
-            checkpoint.write(file, tensors, plain, self._fingerprint())
+            checkpoint.write(file, tensors, plain, self._fingerprint)
 
     def _load(self, path: Path) -> tuple[Tensor, Tensor]:
         """Takes up a checkpoint; the generator's states at the start of the pass and now."""
-        tensors, plain = checkpoint.read(path, self._fingerprint())
+        tensors, plain = checkpoint.read(path, self._fingerprint)
         groups: dict[str, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             group, name = key.split("/")

@@ -1,5 +1,6 @@
 """Training and validation answers as tensors."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -62,6 +63,18 @@ class Tables:
         return replace(
             self, answers=_balanced(self.answers, n, count), val_answers=_balanced(self.val_answers, n, count)
         )
+
+    def fingerprint(self) -> str:
+        """A name for what is asked, by its vectors, and for who answered what (hex)."""
+        found = hashlib.sha256(repr(self.sided).encode())
+        for questions, keys, answers in (
+            (self.questions, self.keys, self.answers),
+            (self.val_questions, self.val_keys, self.val_answers),
+        ):
+            told = (questions.left, questions.right, answers.user, answers.question, answers.label, answers.weight)
+            for array in (keys, *(None if each is None else each.numpy(force=True) for each in told)):
+                found.update(b"-" if array is None else np.ascontiguousarray(array).data)
+        return found.hexdigest()[:16]
 
     def to(self, device: torch.device) -> "Tables":
         """The same on a device."""

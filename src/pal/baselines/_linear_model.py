@@ -11,13 +11,14 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from pal._checks import tensor
 from pal.adaptation import solve_weights
 from pal.baselines._newton import Tastes, solve_ridge
 from pal.baselines._personal import PersonalModel, answers_of, best_on, users_of
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
 from pal.model import RewardModel
-from pal.users import rows_of
+from pal.users import matched
 
 __all__ = ["Linear", "LinearModel", "People"]
 
@@ -70,7 +71,7 @@ class People:
 
     def merged(self, other: "People") -> "People":
         """These users and the others; where a user is in both, the other's vector counts."""
-        keep = torch.from_numpy(rows_of(self.ids, other.ids) < 0)
+        keep = torch.from_numpy(matched(self.ids, other.ids, "the new answers") < 0)
         ids = pl.concat([self.ids.filter(pl.Series(keep.numpy())).alias("id"), other.ids.alias("id")])
         return replace(self, ids=ids, table=torch.cat([self.table[keep], other.table]))
 
@@ -133,7 +134,7 @@ class LinearModel(PersonalModel):
     def _given(self, weights: Any) -> Tensor:
         if not self.people.simplex:
             raise InputError(f"{type(self).__name__} has no weights over prototypes: pass a user id")
-        given = torch.as_tensor(np.asarray(weights, dtype=np.float64))
+        given = tensor("weights", weights).double()
         fits = given.shape == self.people.pooled.shape
         if not fits or not bool((given >= 0).all()) or abs(float(given.sum()) - 1) > 1e-4:
             raise InputError(f"weights must be {len(self.people.pooled)} numbers of at least 0 that sum to 1")

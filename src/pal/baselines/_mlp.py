@@ -14,7 +14,7 @@ from pal.baselines._features import Asked, Features
 from pal.baselines._personal import PersonalModel
 from pal.embeddings import EmbeddedComparisons
 from pal.errors import InputError
-from pal.users import rows_of
+from pal.users import matched
 
 __all__ = ["MLPModel", "RewardMLP"]
 
@@ -96,7 +96,7 @@ class MLPModel(PersonalModel):
     def with_answers(self, few: EmbeddedComparisons) -> Self:
         """A model that has learned the users in ``few`` too, the shared part frozen."""
         ids, table = self.infer(few)
-        keep = torch.from_numpy(rows_of(self.ids, ids) < 0)
+        keep = torch.from_numpy(matched(self.ids, ids, "the new answers") < 0)
         kept = self.ids.filter(pl.Series(keep.numpy()))
         return self.with_people(pl.concat([kept.alias("id"), ids.alias("id")]), torch.cat([self.table[keep], table]))
 

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from pal._while_better import while_better
 from pal.embeddings import EmbeddedComparisons
-from pal.errors import UnknownUserError
+from pal.errors import InputError, UnknownUserError
 from pal.model import RewardModel
-from pal.users import matched, rows_of
+from pal.users import matched, row_of
 
 __all__ = ["PersonalModel", "answers_of", "best_on", "log_loss", "users_of"]
 
@@ -100,10 +100,16 @@ class PersonalModel(ABC):
         """
         if user_id is None:
             return None
-        row = int(rows_of(pl.Series([user_id]), self.user_ids)[0])
+        row = row_of(user_id, self.user_ids)
         if row < 0:
             raise UnknownUserError(f"user {user_id!r} is unseen: call with_answers with some of their comparisons")
         return row
+
+    def row_for(self, user_id: Any, weights: Any) -> int | None:
+        """Likewise, where weights may stand in place of a user."""
+        if user_id is not None and weights is not None:
+            raise InputError("user_id and weights are both given: leave one out")
+        return self.row(user_id)
 
     def reward(
         self, user_id: Any = None, *, responses: Any, prompt: Any = None, weights: Any = None
@@ -118,9 +124,9 @@ class PersonalModel(ABC):
 
         Raises:
             UnknownUserError: the user is unseen.
-            InputError: as `RewardModel.vectors`.
+            InputError: as `RewardModel.vectors`; a user and weights.
         """
-        row = self.row(user_id)
+        row = self.row_for(user_id, weights)
         prompts, x = self.frame.vectors(prompt, responses)
         with torch.no_grad():
             return self._rewards(row, x, prompts, weights).float().numpy()

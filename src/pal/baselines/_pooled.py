@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pal.evaluation import _from_sums, _user_sums, both_ways, expected_calibration_error
+from pal._measures import both_ways, expected_calibration_error, measures_of, user_sums
 
 __all__ = ["Predicted", "pooled_calibration", "pooled_difference", "pooled_intervals"]
 
@@ -53,7 +53,7 @@ class Predicted:
         y, user = self.label.astype(np.float64), self.user
         if not self.sided:
             p, y, user = both_ways(p), both_ways(y), np.r_[user, user]
-        sums = _user_sums(p, y, user)
+        sums = user_sums(p, y, user)
         return {name: np.pad(values, (0, self.n_users - len(values))) for name, values in sums.items()}
 
     def accuracy(self) -> Array:
@@ -75,7 +75,7 @@ def pooled_intervals(splits: Sequence[Predicted], draws: int = 500, seed: int = 
     found: dict[str, list[Array]] = {}
     for low in range(0, draws, 50):
         counts = rng.multinomial(n, np.full(n, 1 / n), size=min(50, draws - low)).astype(float)
-        measured = [_from_sums(s, counts) for s in sums]
+        measured = [measures_of(s, counts) for s in sums]
         for name in measured[0]:
             found.setdefault(name, []).append(np.mean([m[name] for m in measured], axis=0))
     out = {}

@@ -81,6 +81,7 @@ def compare(
     check_embedded(data)
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise InputError(f"names must be a list of models, found {names!r}: write [{names!r}]")
+    names = list(names)
     if not isinstance(shots, Iterable):
         raise InputError(f"shots must be a list of numbers of answers, found {shots!r}")
     if not test:
@@ -99,7 +100,7 @@ def compare(
     if reference not in names:
         raise InputError(f"the reference {reference!r} is not among the models: add it to them")
     names = list(dict.fromkeys(names))
-    shots = tuple(whole("shots", n, least=0) for n in shots)
+    shots = tuple(sorted({whole("shots", n, least=0) for n in shots}))
     plan = _Plan(data, config_of(config), unseen_users, shots, test, validation, reserve, draws, by)
     tasks = [(name, seed) for seed in range(seeds) for name in names]
     results = dict(zip(tasks, _run(plan, tasks, workers), strict=True))

@@ -64,7 +64,8 @@ class _Table(Linear):
         n = len(names)
         left, right = torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
         pooled = self.features(responses, prompts).double() @ self.theta
-        pairs = pl.DataFrame({"left": [names[i] for i in left], "right": [names[i] for i in right]})
+        columns = {"left": [names[i] for i in left], "right": [names[i] for i in right]}
+        pairs = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
         code, sign = self.lookup.find(pairs.with_columns(prompt=pl.lit(prompt)))
         x, offset = self._of(code, sign, pooled[left] - pooled[right])
         return (offset + x @ taste).reshape(n, n).mean(1)
@@ -91,7 +92,7 @@ class FactorModel(LinearModel):
         shared = self.shared
         if not isinstance(shared, _Table) or isinstance(responses, np.ndarray | Tensor):
             return super().reward(user_id, responses=responses, prompt=prompt, weights=weights)
-        taste = self._taste(self.row(user_id), weights)
+        taste = self._taste(self.row_for(user_id, weights), weights)
         prompts, x = self.frame.vectors(prompt, responses)
         named, names = shared.lookup.named(prompt, responses, self.frame.config.prompt == "joint")
         return shared.named_rewards(names, named, x, prompts, taste).float().numpy()

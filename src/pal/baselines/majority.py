@@ -75,6 +75,7 @@ def fit_majority(
     won = (pl.col("won") * pl.col("weight")).sum() / pl.col("weight").sum()
     wins = pl.concat(sides).filter(pl.col("weight") > 0).group_by("prompt", "response").agg(share=won)
     present = np.flatnonzero(train.comparisons.user_counts())
-    overall = float(np.average(label, weights=weight)) if train.comparisons.sided and weight.any() else 0.5
+    # with a yes and a no of nobody: where all said yes another may not
+    overall = float((label @ weight + 1) / (weight.sum() + 2)) if train.comparisons.sided else 0.5
     users, joint = train.comparisons.user_ids.gather(present), train.prompt_mode == "joint"
     return MajorityModel(Lookup(train), table, wins, overall, users, joint)

@@ -92,7 +92,7 @@ def fit_metric(train: EmbeddedComparisons, validation: EmbeddedComparisons, conf
 
 def _fit(problem: Problem, theta: Tensor, penalty: float, config: TrainConfig) -> _Fit:
     generator = torch.Generator().manual_seed(config.seed)
-    m, rank = len(theta), min(RANK, len(theta))
+    m, rank = len(theta), max(1, min(RANK, len(theta)))
     length = theta.norm().clamp(min=1e-3)
     # the pooled reward is the first direction of L at the start, the others are small
     factor = 0.3 * (length / m) ** 0.5 * torch.randn(m, rank, generator=generator)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pal._checks import path_of
 from pal.comparisons import Comparisons, Items
 from pal.errors import InputError
 
@@ -28,7 +29,7 @@ def folder_of(path: str | Path) -> Path:
     Raises:
         InputError: it is not.
     """
-    folder = Path(path)
+    folder = path_of("folder", path)
     if folder.is_dir():
         return folder
     raise InputError(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pal._checks import path_of
 from pal.comparisons import Comparisons
 from pal.datasets import persona, pickapic, polis, ukpconvarg
 from pal.datasets._files import folder_of
@@ -23,7 +24,7 @@ _KNOWN: dict[str, tuple[str, tuple[str, ...], Callable[..., Comparisons]]] = {
 
 def recognise(path: str | Path) -> str | None:
     """The name of the data set in a folder ("persona", "pickapic", "polis", "ukpconvarg"), None if it holds none."""
-    folder = Path(path)
+    folder = path_of("folder", path)
     for name, (_, files, _) in _KNOWN.items():
         if not _missing(folder, files):
             return name
