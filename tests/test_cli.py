@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -137,6 +138,48 @@ def test_a_measurement_that_cannot_be_made_is_an_error(run, town, tmp_path):
     assert err.count("\n") == 1
 
 
+def test_a_usage_error_names_the_help_of_its_command(run):
+    for arguments, command in ((("fit", "--colour"), "pal fit"), (("--colour",), "pal")):
+        code, _, err = run(*arguments)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"See '{command} --help'." in err
+
+
+def test_python_m_pal_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "pal", "rank"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "See 'python -m pal rank --help'." in done.stderr
+
+
+def test_a_simulation_replaces_only_a_simulation(run, tmp_path):
+    few = ("--users", 4, "--per-user", 5, "--dim", 3)
+    assert run("simulate", "-o", "town", *few)[0] == run("simulate", "-o", "town", *few)[0] == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "comparisons.parquet").write_text("my own")
+    code, _, err = run("simulate", "-o", "mine", *few)
+    assert (code, (tmp_path / "mine" / "comparisons.parquet").read_text()) == (2, "my own")
+    assert "is there, of no simulation: choose another folder" in err
+
+
+def test_a_model_is_asked_about_everybody_in_a_polis_export(run, tmp_path):
+    """However few their votes: only a fit leaves people out."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "town"
+    folder.mkdir()
+    statements = [f"{i},Statement number {i}" for i in range(12)]
+    (folder / "comments.csv").write_text("\n".join(["comment-id,comment-body", *statements]))
+    rows = [[person, *random.choice([-1, 1], 12)] for person in range(12)]
+    for row in rows[8:]:
+        row[4:] = [""] * 9
+    lines = [",".join(map(str, row)) for row in (["participant", *range(12)], *rows)]
+    (folder / "participants-votes.csv").write_text("\n".join(lines))
+    assert run("fit", folder, "-o", "model", "--encoder", "hashing", "--prototypes", 1, "--unseen-users", 0)[0] == 0
+    assert len(pal.RewardModel.from_pretrained("model").user_ids) == 8
+    assert run("score", "model", folder, "-o", "scored.parquet")[0] == 0
+    assert len(pl.read_parquet("scored.parquet")) == 8 * 12 + 4 * 3
+    assert "12 people added" in run("adapt", "model", folder, "-o", "more")[1]
+
+
 def test_people_are_added_and_taken_out(run, town, tmp_path):
     late = [town / "late.parquet", "--embeddings", town / "embeddings.parquet"]
     code, out, _ = run("adapt", town / "model", *late, "-o", "more", "--json")
@@ -151,7 +194,7 @@ def test_people_are_added_and_taken_out(run, town, tmp_path):
     before = "6 of them known before: their weights are now of these answers alone"
     said = f"6 people added ({before}), 0 taken out; more knows 20.\n"
     assert (code, out) == (0, said)
-    code, out, _ = run("adapt", "more", "--remove", "u0020", "--remove", "u0001")
+    code, out, _ = run("adapt", "more", "--remove", "u0020", "--remove", "u0001", "--remove", "u0020")
     assert (code, out) == (0, "0 people added, 2 taken out; more knows 18.\n")
     assert not any(b"u0020" in path.read_bytes() for path in (tmp_path / "more").iterdir())
     assert "u0020" not in pal.RewardModel.from_pretrained("more").user_ids

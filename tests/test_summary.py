@@ -7,6 +7,7 @@ import pytest
 
 import pal
 from pal import summary
+from pal._opinions import opinions
 from pal.embeddings import HashingEncoder
 
 KEYS = {
@@ -97,6 +98,20 @@ def test_votes_are_ranked_by_question_whatever_the_side(voted):
     assert one["apart"][0]["reward"] * other["apart"][0]["reward"] != 0
 
 
+def test_a_prototype_is_spoken_for_by_the_people_nearest_it(voted):
+    """Not by itself: people between two prototypes may agree on what these are far apart on."""
+    model = voted[0]
+    between = model.with_users(replace(model.users, weights=0.3 + 0.4 * model.users.weights))
+    told = opinions(between, pal.embed(votes(), encoder=HashingEncoder(dim=64)))
+    for k, prototype in enumerate(told["prototypes"]):
+        mean = between.users.weights[between.users.weights.argmax(1) == k].mean(0)
+        for item in prototype["apart"]:
+            said = model.reward(weights=mean, prompt=item["text"], responses=told["answers"])
+            alone = model.reward(weights=np.eye(2)[k], prompt=item["text"], responses=told["answers"])
+            assert item["reward"] == pytest.approx(float(said[0] - said[1]), abs=1e-3)
+            assert abs(item["reward"]) < abs(alone[0] - alone[1]) - 0.1
+
+
 def test_too_many_shots_are_dropped_and_baselines_that_cannot_learn_have_no_curve(voted):
     record = voted[1]
     assert [row["shots"] for row in record["shots"]] == [0, 2]
@@ -136,8 +151,28 @@ def test_few_answers_that_hint_at_plurality_are_said_to_be_few():
     }
     said = summary.headline(record)
     assert said.startswith("One reward for all was kept, K = 1: 73 validation answers are too few")
+    record["models"] = {"pal": {"accuracy_by_user": 0.7, "n_users": 30}}
     for change in ({"data": {"split": {"validation": 5000}}}, {"training": {"p_value": 0.8, "n_prototypes": 1}}):
         assert summary.headline({**record, **change}) == "One reward for all predicts these people as well: K = 1."
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ({"accuracy_by_user": None, "n_users": 9}, "the answers held out are ties"),
+        ({"accuracy_by_user": 1.0, "n_users": 1}, "one person's answers do not tell"),
+    ],
+)
+def test_nothing_is_said_of_people_where_their_answers_say_nothing(measured, words):
+    record = {
+        "models": {"pal": measured},
+        "selection": [{"n_prototypes": 1}, {"n_prototypes": 2}],
+        "training": {"p_value": 1.0, "n_prototypes": 1},
+    }
+    said = summary.verdict(record)
+    assert words in said
+    assert "plurality test" not in said
+    assert "as well" not in said
 
 
 @pytest.mark.parametrize(

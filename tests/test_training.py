@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import pal
 from pal import TrainConfig, training
@@ -151,6 +152,16 @@ def test_a_checkpoint_of_other_data_is_refused(changed, tmp_path):
         validation = validation.take(np.arange(len(validation) - 1))
     with pytest.raises(pal.InputError, match="a checkpoint of other data or settings: delete it"):
         pal.fit(train, validation, config, checkpoint=tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(run_module.checkpoint, "save_file", full)
+    parts = parts_of(tiny())
+    with pytest.raises(pal.SavedModelError, match=r"prototypes-1.safetensors.new: cannot be written: No space left"):
+        pal.fit(parts.train, parts.validation, TrainConfig(model="b", n_prototypes=1, **QUICK), checkpoint=tmp_path)
 
 
 def test_a_checkpoint_goes_into_a_folder(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What prototypes like and dislike, in the items' own words."""
+"""What the people nearest each prototype like and dislike, in the items' own words."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,18 +23,23 @@ Array = npt.NDArray[Any]
 
 
 def opinions(model: RewardModel, data: EmbeddedComparisons) -> dict[str, Any]:
-    """Ranks the items of data by what each prototype alone makes of them.
+    """Ranks the items of data by what the people nearest each prototype make of them.
 
-    Where all are asked to choose between the same two responses (votes), questions are ranked by the prototype's margin
-    for one of them; else responses by the prototype's reward less the mean of its prompt.
+    These are spoken for by their mean weights: a prototype alone is more extreme than anybody need be, and would hide
+    what all agree on. Where all are asked to choose between the same two responses (votes), questions are ranked by the
+    margin for one of them; else responses by the reward less the mean of its prompt.
 
     Returns:
         kind, answers, prototypes (share, n_users, likes, dislikes, apart), divisive, agreed; see `pal.summary`.
     """
     K, users = model.n_prototypes, model.users
     answers = _votes(model, data)
-    values, name = _questions(model, data, answers) if answers is not None else _responses(model, data)
     nearest = users.weights.argmax(1).numpy() if len(users) else np.zeros(0, dtype=np.int64)
+    points = _standpoints(model, nearest)
+    if answers is not None:
+        values, name = _questions(model, data, answers, points)
+    else:
+        values, name = _responses(model, data, points)
     prototypes = []
     for k in range(K):
         order = np.argsort(-values[:, k], kind="stable")
@@ -61,8 +66,16 @@ def opinions(model: RewardModel, data: EmbeddedComparisons) -> dict[str, Any]:
     }
 
 
+def _standpoints(model: RewardModel, nearest: Array) -> torch.Tensor:
+    """(K, K): the mean weights of the people nearest each prototype; itself, where nobody is or w is no mixture."""
+    points = torch.eye(model.n_prototypes)
+    for k in np.unique(nearest) if model.prototypes.linear else ():
+        points[k] = model.users.weights[torch.from_numpy(nearest == k)].mean(0)
+    return points
+
+
 def _spread(values: Array) -> tuple[Array, Array]:
-    """Rows on which prototypes differ most, and rows on which they differ least among those all take strongly."""
+    """Rows on which they differ most, and rows on which they differ least among those all take strongly."""
     if values.shape[1] < 2 or not len(values):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     spread = values.max(1) - values.min(1)
@@ -90,7 +103,7 @@ def _votes(model: RewardModel, data: EmbeddedComparisons) -> tuple[int, int] | N
 
 
 def _questions(
-    model: RewardModel, data: EmbeddedComparisons, answers: tuple[int, int]
+    model: RewardModel, data: EmbeddedComparisons, answers: tuple[int, int], points: torch.Tensor
 ) -> tuple[Array, Callable[[int], dict[str, Any]]]:
     """Margins (Q, K) for the first answer, and what a question is called."""
     table = data.comparisons
@@ -108,14 +121,16 @@ def _questions(
     K = model.n_prototypes
     place, prototype = question.repeat_interleave(K), torch.arange(K).repeat(len(question))
     with torch.no_grad():
-        margins = model.prototypes.margin(terms, torch.eye(K), place, prototype).reshape(-1, K).numpy()
+        margins = model.prototypes.margin(terms, points, place, prototype).reshape(-1, K).numpy()
     flipped = one.comparisons.left == answers[1]
     margins = np.where(flipped[:, None], -margins, margins).astype(float)
     items = table.prompts
     return margins, lambda i: {"text": "" if items is None else shorten(_text(items, int(prompts[i])), _LONG)}
 
 
-def _responses(model: RewardModel, data: EmbeddedComparisons) -> tuple[Array, Callable[[int], dict[str, Any]]]:
+def _responses(
+    model: RewardModel, data: EmbeddedComparisons, points: torch.Tensor
+) -> tuple[Array, Callable[[int], dict[str, Any]]]:
     """Rewards (I, K) less the mean of the prompt, and what an item (a response to a prompt) is called."""
     table = data.comparisons
     prompt = table.prompt if table.prompt is not None else np.zeros(len(table), dtype=np.int32)
@@ -131,7 +146,7 @@ def _responses(model: RewardModel, data: EmbeddedComparisons) -> tuple[Array, Ca
         c = None
         if model.config.prompt_dim and data.prompts is not None:
             c = torch.from_numpy(np.array(data.prompts[group[low : low + 8192]], dtype=np.float32))
-        pieces.append(model.prototype_rewards(c, x).numpy())
+        pieces.append((model.prototype_rewards(c, x) @ points.T).numpy())
     rewards = np.concatenate(pieces).astype(float) if pieces else np.zeros((0, model.n_prototypes))
     _, place, counts = np.unique(group, return_inverse=True, return_counts=True)
     means = np.stack([np.bincount(place, weights=column) for column in rewards.T], axis=1) / counts[:, None]

@@ -60,6 +60,7 @@ def main() -> NoReturn:
         if not hasattr(error, "format_message"):
             raise
         said = error.format_message().replace("Value error, ", "")  # what typer's own validation puts before it
-        warn(f"{said} See 'pal --help'.")
+        command = getattr(getattr(error, "ctx", None), "command_path", "pal")
+        warn(f"{said} See '{command} --help'.")
         code = 2
     sys.exit(code if isinstance(code, int) else 0)

@@ -31,6 +31,7 @@ _SHAPES: dict[str, type] = {
     "prototypes": list,
     "divisive": list,
     "agreed": list,
+    "verdict": str,
 }
 _NEEDED = ("data", "models", "prototypes", "people", "training")
 

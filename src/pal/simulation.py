@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pal._checks import number, one_of, whole
+from pal._checks import number, one_of, path_of, whole
 from pal._tables.files import write_frame
 from pal.comparisons import Comparisons, Items
 from pal.embeddings import EmbeddedComparisons
@@ -321,14 +321,16 @@ def _sigmoid(x: Array) -> Array:
 
 def write(population: Population, folder: str | Path) -> tuple[Path, Path, Path]:
     """Writes comparisons.parquet, embeddings.parquet (id, embedding), truth.parquet (user_id, weights, prototype)."""
-    folder = Path(folder)
+    folder = path_of("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / "comparisons.parquet", folder / "embeddings.parquet", folder / "truth.parquet"
+    if not paths[2].exists() and (there := next((path for path in paths if path.exists()), None)):
+        raise InputError(f"{there} is there, of no simulation: choose another folder")
     table = population.comparisons
     vectors = [pl.DataFrame({"id": table.responses.ids, "embedding": population.responses})]
     if table.prompts is not None and population.prompts is not None:
         vectors.append(pl.DataFrame({"id": table.prompts.ids, "embedding": population.prompts}))
     truth = pl.DataFrame({"user_id": table.user_ids, "weights": population.weights, "prototype": population.assignment})
-    paths = folder / "comparisons.parquet", folder / "embeddings.parquet", folder / "truth.parquet"
     for frame, path in zip((table.to_frame(), pl.concat(vectors), truth), paths, strict=True):
         write_frame(frame, path)
     return paths

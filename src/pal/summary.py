@@ -227,6 +227,11 @@ def headline(record: Mapping[str, Any]) -> str:
                 f"One reward for all was kept, K = 1: {told} validation answers are too few to show that people "
                 "differ. 'pal select' cross-validates, which shows more."
             )
+        ours = models["pal"]
+        if ours["accuracy_by_user"] is None:
+            return "One reward for all was kept, K = 1: the answers held out are ties, which tell nothing of people."
+        if ours.get("n_users") == 1:
+            return "One reward for all was kept, K = 1: one person's answers do not tell whether people differ."
         return "One reward for all predicts these people as well: K = 1."
     if k == 1:
         return "One reward for all was fitted (K = 1); whether more prototypes would help was not tried."
@@ -304,7 +309,8 @@ def _not_helped(record: Mapping[str, Any]) -> list[str]:
 def _chance(record: Mapping[str, Any]) -> str:
     """What the plurality tests say."""
     p = (record.get("training") or {}).get("p_value")
-    if p is None or "pal" not in (record.get("models") or {}):
+    ours = (record.get("models") or {}).get("pal") or {}
+    if p is None or ours.get("accuracy_by_user") is None or ours.get("n_users") == 1:
         return ""
     said = p_in_words(p)
     if p > LEVEL:

@@ -120,15 +120,16 @@ def adapt(
         before = len(model.users)
         model, added = model.with_users(users), len(users)
         replaced = added - (len(model.users) - before)
+    remove = list(dict.fromkeys(remove or []))
     if remove:
         model = model.without_users([user_id_of(model, name, "nobody was taken out") for name in remove])
     model.save_pretrained(target)
     if as_json:
-        counts = {"added": added, "replaced": replaced, "removed": len(remove or []), "n_users": len(model.users)}
+        counts = {"added": added, "replaced": replaced, "removed": len(remove), "n_users": len(model.users)}
         print_json({**counts, "gap": gaps})
     else:
         known = f" ({replaced} of them known before: their weights are now of these answers alone)" if replaced else ""
-        say(f"{added} people added{known}, {len(remove or [])} taken out; {target} knows {len(model.users)}.")
+        say(f"{added} people added{known}, {len(remove)} taken out; {target} knows {len(model.users)}.")
 
 
 def _adapted(model_dir: str, data: Path, target: Path, on: dict[str, Any]) -> pl.DataFrame:

@@ -262,5 +262,8 @@ def write_frame(frame: pl.DataFrame, path: Path, compression: Literal["zstd", "u
             else:
                 frame.write_ndjson(file)
         part.replace(path)
+    except OSError as error:  # a full disk names no file
+        error.filename = error.filename or str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)

@@ -14,11 +14,19 @@ __all__ = ["read", "write"]
 
 
 def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any], fingerprint: str) -> None:
-    """Writes tensors and plain values; a kill leaves the old file or the new one."""
+    """Writes tensors and plain values; a kill leaves the old file or the new one.
+
+    Raises:
+        SavedModelError: it cannot be written, as on a full disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".new")
     meta = {"state": json.dumps(state), "fingerprint": fingerprint}
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, fresh, metadata=meta)
+    try:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, fresh, metadata=meta)
+    except (SafetensorError, OSError) as error:
+        fresh.unlink(missing_ok=True)
+        raise SavedModelError(f"{fresh}: cannot be written: {error}") from None
     fresh.replace(path)
 
 
