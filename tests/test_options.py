@@ -89,7 +89,7 @@ def test_the_bias_keeps_its_share_of_the_margins_when_they_get_back_their_size()
     done = finish(tables, shape, copy.deepcopy(run.prototypes), users, 0.3)
     assert done.size > 0
     one, two = (
-        refitted(tables, replace(done, size=done.size * factor), copy.deepcopy(run.prototypes), users, 0.3)
+        refitted(tables, replace(done, size=done.size * factor), copy.deepcopy(run.prototypes), users, 0.3)[0]
         for factor in (1.0, 2.0)
     )
     assert one.config.side_bias == pytest.approx(0.3 * one.config.slope)

@@ -351,6 +351,21 @@ def test_last_passes_leave_out_the_full_rates_where_these_did_harm(monkeypatch, 
     assert seen == rates
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_where_last_passes_learn_by_heart_one_is_enough(k, monkeypatch):
+    """Margins that have grown say so; the run is put back, and the model is that of one pass to the bit."""
+    parts = parts_of(tiny(400), unseen_users=0.0)
+    config = TrainConfig(n_prototypes=k, dropout=0.2, **{**QUICK, "batch_size": 16, "max_steps": 200})
+    one, three = [], []
+    for most in (0.0, 100.0):
+        monkeypatch.setattr(training, "_BY_HEART", most)
+        one.append(train(parts.train, parts.validation, replace(config, last_passes=1), k).model)
+        three.append(train(parts.train, parts.validation, config, k).model)
+    assert same(one[0], one[1])
+    assert same(three[0], one[0])
+    assert not same(three[1], one[0])
+
+
 @pytest.mark.parametrize("model", ["a", "b"])
 @pytest.mark.parametrize("k", [1, 3])
 def test_last_passes_do_not_make_margins_larger(model, k):

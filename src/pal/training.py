@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 
+_BY_HEART = 1.1  # margins that last passes made so much larger tell of answers learned by heart: one pass is enough
 _LEAST_GROUPS = 6  # with five, even if all agree, a test by the signs of groups has p = 1 / 32
 
 
@@ -155,12 +156,17 @@ def train(
     @torch.inference_mode(False)
     @torch.enable_grad()
     def complete() -> RewardModel:
-        model = done.model
+        model, passes = done.model, config.last_passes
         known = tables.val_answers.user < len(tables.user_ids)
         if config.refit and shards.count(int(known.any())):
-            if config.last_passes:
-                run.go_over(config.last_passes)
-            model = refitted(tables.to(cpu), done, *_state(run), before, shards)
+            back = run.kept() if passes > 1 else None
+            if passes:
+                run.go_over(passes)
+            model, grown = refitted(tables.to(cpu), done, *_state(run), before, shards)
+            if back is not None and grown > _BY_HEART:
+                back()
+                run.go_over(1)
+                model, _ = refitted(tables.to(cpu), done, *_state(run), before, shards)
         model = RewardModel(model.config, model.prototypes, shards.everyone(model.users), model.prior)
         if start is not None and before is not None:
             model = start.with_users(model.users)._with_shared_part_of(model)

@@ -1,7 +1,5 @@
 """Weights of users for the terms of a frozen model, by the solver that its variant allows."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -42,7 +40,7 @@ def fit_weights(
     if terms.margins is None:
         return descend(model, terms, answers, n_users, prior.strength, prior.centre, reliability)
     margins = _margins(model, terms, answers, reliability)
-    solved = solve_weights(
+    return solve_weights(
         margins,
         answers.label,
         answers.user,
@@ -52,8 +50,8 @@ def fit_weights(
         model.config.loss,
         answers.weight,
         precision=prior.precision,
+        dtype=torch.float32,
     )
-    return replace(solved, weights=solved.weights.float())
 
 
 def uncertainty(

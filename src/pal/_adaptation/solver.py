@@ -31,7 +31,7 @@ class Solution:
     """Weights of U users with a certificate.
 
     Attributes:
-        weights: (U, K), each row on the simplex; float64 where the margins are, else float32.
+        weights: (U, K), each row on the simplex.
         gap: (U,) float64: J(w) is at most this far above its minimum; NaN or inf where there is no certificate.
     """
 
@@ -52,10 +52,11 @@ def solve_weights(
     weight: Numbers | None = None,
     start: Numbers | None = None,
     precision: Numbers | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Solution:
-    """Weights of all users at once, each to a gap of at most 1e-4 max(1, J) as far as their precision allows.
+    """Weights of all users at once, each to a gap of at most 1e-4 max(1, J).
 
-    Where margins are float32 and some 10^5 or more, rounding the weights alone may cost more: the gap says so.
+    Among large margins (some 10^2 of the hinge, 10^5 of other losses) rounding weights to float32 alone may cost more.
 
     Args:
         margins: (B, K) differences of prototype rewards, left minus right, of each answer.
@@ -69,6 +70,8 @@ def solve_weights(
         start: (U, K) inside the simplex, where the search begins, as after more answers, unless the prior is better
             (lower J); None: the prior.
         precision: (K, K) positive semi-definite: 1/2 (w - prior)' precision (w - prior) is added to J.
+        dtype: of the weights, torch.float32 or torch.float64; None: float64 where the margins are, or where rounding to
+            float32 would cost somebody the tolerance, else float32.
 
     Returns:
         Weights (U, K) and gaps (U,).
@@ -82,7 +85,10 @@ def solve_weights(
     start = None if start is None else tensor("start", start)
     if start is not None and start.shape != (n_users, K):
         raise InputError(f"start must be ({n_users}, {K}), found {tuple(start.shape)}")
-    weights = np.empty((n_users, K), np.float64 if margins.dtype == torch.float64 else np.float32)
+    if dtype not in (None, torch.float32, torch.float64):
+        raise InputError(f"dtype must be torch.float32 or torch.float64, found {dtype!r}")
+    exact = (dtype or margins.dtype) == torch.float64
+    weights = np.empty((n_users, K), np.float64 if exact else np.float32)
     gap = np.zeros(n_users)
     kind = get_loss(loss)
     solve = _hinge if kind.name == "hinge" else _certified
@@ -93,7 +99,12 @@ def solve_weights(
                 w = _better(p, kind, w, start[users].detach().cpu().double().numpy().T.clip(1e-9))
             w, found, value = solve(p, kind, w)
             if weights.dtype == np.float32:  # the certificate is of what is given
-                found = found + (_objective(p, kind, w.astype(np.float32)) - value).clip(0)
+                enough = TOLERANCE * value.clip(1.0)
+                rounded = found + (_objective(p, kind, w.astype(np.float32)) - value).clip(0)
+                if dtype is None and ((rounded > enough) & (found <= enough)).any():
+                    weights = weights.astype(np.float64)
+                else:
+                    found = rounded
             gap[users] = found.clip(0)
         weights[users] = w.T
     return Solution(torch.from_numpy(weights), torch.from_numpy(gap))

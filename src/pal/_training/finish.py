@@ -83,7 +83,7 @@ def refitted(
     bias: float,
     start: RewardModel | None = None,
     shards: Alone | None = None,
-) -> RewardModel:
+) -> tuple[RewardModel, float]:
     """The model of training and validation answers together, with what was chosen.
 
     Args:
@@ -94,6 +94,10 @@ def refitted(
         bias: likewise.
         start: as for `finish`.
         shards: as for `finish`.
+
+    Returns:
+        The model, and by how much margins had grown since they were calibrated: a factor; 1 where they are not linear
+        in w.
     """
     return _Finish(tables, done.model.config, prototypes, trained, bias, start, shards or Alone()).refit(done)
 
@@ -169,8 +173,8 @@ class _Finish:
         model, size = self.model.with_users(people), self._size(people.weights)
         return Finished(model, losses, shared_loss, self._leaning(), metrics, size)
 
-    def refit(self, done: Finished) -> RewardModel:
-        self._temper(done)
+    def refit(self, done: Finished) -> tuple[RewardModel, float]:
+        grown = self._temper(done)
         chosen = done.metrics
         held = Held(chosen["held_to"], chosen["strength"])
         new = Held(chosen["few_shot_held_to"], chosen["few_shot_strength"])
@@ -186,7 +190,7 @@ class _Finish:
         people = self._holding(terms).people(both, held)
         self._learn_population(sample.people(people, self.shards))
         self._hold_new(new)
-        return self.model.with_users(people)
+        return self.model.with_users(people), grown
 
     def _holding(self, terms: Terms) -> Holding:
         people = (self.trained, self.mean, self.precision, self.known)
@@ -245,16 +249,21 @@ class _Finish:
     def _calibrate(self, slope: float) -> None:
         self._change(slope=slope, side_bias=slope * self.bias)
 
-    def _temper(self, done: Finished) -> None:
-        """Gives margins the size at which validation answers calibrated them: those answers cannot do it again."""
+    def _temper(self, done: Finished) -> float:
+        """Gives margins the size at which validation answers calibrated them: those answers cannot do it again.
+
+        Returns:
+            By how much they had grown, a factor.
+        """
         now = self._size(done.model.users.weights)
         if not done.size or not now:
-            return
+            return 1.0
         factor = done.size / now
         self.prototypes.rescale(factor)
         self.bias *= factor
         self.terms, self.val_terms = self.terms.times(factor), self.val_terms.times(factor)
         self._change(side_bias=self.model.config.slope * self.bias)
+        return now / done.size
 
     def _leaning(self) -> float:
         """See `Finished`."""

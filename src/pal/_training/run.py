@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -219,6 +219,20 @@ class Run:
                         saved = time.perf_counter()
         self._restore(self.best)
         del self.best, self.users, self.optimiser  # as large as all users, and a run may wait long for its last passes
+
+    def kept(self) -> Callable[[], None]:
+        """Puts the run back to where it is now, when called; as large as all users."""
+        tensors = {name: tensor.clone() for name, tensor in self._tensors().items()}
+        counts, prior = self.counts, self.prior
+        order, noise = self.generator.get_state(), self.noise.get_state()
+
+        def back() -> None:
+            self._restore(tensors)
+            self.counts, self.prior = counts, prior
+            self.generator.set_state(order)
+            self.noise.set_state(noise)
+
+        return back
 
     def go_over(self, passes: int) -> None:
         """Some last passes over training and validation answers together, at falling learning rates.

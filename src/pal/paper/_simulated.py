@@ -139,7 +139,7 @@ def reward_model(models: Models, data: Stack, s: int) -> RewardModel:
     weights = models.weights[s, 0]
     users = UserWeights(tables.user_ids, weights, torch.zeros(len(weights), dtype=torch.long), torch.ones(len(weights)))
     done = finish(tables, shape, prototypes, users, 0.0)
-    return refitted(tables, done, prototypes, users, 0.0)
+    return refitted(tables, done, prototypes, users, 0.0)[0]
 
 
 def unseen_accuracy(models: Models, data: Stack, s: int, answers: Sequence[int]) -> list[float]:
