@@ -25,7 +25,7 @@ from pal._training.run import Run
 from pal._training.sample import Sample
 from pal._training.tables import Tables
 from pal.embeddings import EmbeddedComparisons
-from pal.errors import InputError, PALError
+from pal.errors import InputError
 from pal.model import ModelConfig, RewardModel, check_data
 from pal.prototypes import Prototypes
 from pal.questions import row_keys
@@ -70,17 +70,9 @@ class _Once:
     def __call__(self) -> RewardModel:
         with self._lock:
             if self._make is not None:
-                try:
-                    self._made = self._make()
-                except BaseException:
-                    self._make = _half_made
-                    raise
+                self._made = self._make()
                 self._make = None
             return self._made
-
-
-def _half_made() -> RewardModel:
-    raise PALError("this model was left half-made when its last passes were interrupted: fit once more")
 
 
 @dataclass(frozen=True)
@@ -153,20 +145,26 @@ def train(
     cpu = torch.device("cpu")
     done = finish(tables.to(cpu), run.shape, *_state(run), before, shards)
 
+    def after(passes: int) -> tuple[RewardModel, float]:
+        if passes:
+            run.go_over(passes)
+        return refitted(tables.to(cpu), done, *_state(run), before, shards)
+
     @torch.inference_mode(False)
     @torch.enable_grad()
     def complete() -> RewardModel:
-        model, passes = done.model, config.last_passes
+        model = done.model
         known = tables.val_answers.user < len(tables.user_ids)
         if config.refit and shards.count(int(known.any())):
-            back = run.kept() if passes > 1 else None
-            if passes:
-                run.go_over(passes)
-            model, grown = refitted(tables.to(cpu), done, *_state(run), before, shards)
-            if back is not None and grown > _BY_HEART:
+            back = run.kept()
+            try:
+                model, grown = after(config.last_passes)
+                if config.last_passes > 1 and grown > _BY_HEART:
+                    back()
+                    model, _ = after(1)
+            except BaseException:  # who asks again gets the same
                 back()
-                run.go_over(1)
-                model, _ = refitted(tables.to(cpu), done, *_state(run), before, shards)
+                raise
         model = RewardModel(model.config, model.prototypes, shards.everyone(model.users), model.prior)
         if start is not None and before is not None:
             model = start.with_users(model.users)._with_shared_part_of(model)
