@@ -48,7 +48,9 @@ __all__ = [
 ]
 
 
-_BY_HEART = 1.1  # margins that last passes made so much larger tell of answers learned by heart: one pass is enough
+# last passes learn answers by heart where they make margins so much larger, and validation loss had risen by so much at the
+# full rates: one is enough then
+_BY_HEART, _ROSE = 1.1, 0.02
 _LEAST_GROUPS = 6  # with five, even if all agree, a test by the signs of groups has p = 1 / 32
 
 
@@ -159,7 +161,7 @@ def train(
             back = run.kept()
             try:
                 model, grown = after(config.last_passes)
-                if config.last_passes > 1 and grown > _BY_HEART:
+                if config.last_passes > 1 and grown > _BY_HEART and run.risen() > _ROSE:
                     back()
                     model, _ = after(1)
             except BaseException:  # who asks again gets the same

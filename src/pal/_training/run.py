@@ -254,7 +254,7 @@ class Run:
         # a new optimiser needs some steps before it does more good than harm at the full rates, which moreover make
         # margins larger: where they are not linear in w, nothing makes them as large as before
         steps = math.ceil(train.n / batch)
-        full = self.learns_users and self.prototypes.linear and steps >= SOME_STEPS and not self._risen() > RISE
+        full = self.learns_users and self.prototypes.linear and steps >= SOME_STEPS and not self.risen() > RISE
         rates = LAST if full else LAST[1:]
         self._new_optimisers()
         with self._threads():
@@ -265,7 +265,7 @@ class Run:
                     self._step(side, numbers, size)
                 self.prior = self.mean_weights()
 
-    def _risen(self) -> float:
+    def risen(self) -> float:
         """How far validation loss had risen from its lowest when the learning rates first fell."""
         losses = [row["validation_log_loss"] for row in self.state.history if row["lr"] == self.config.lr]
         return losses[-1] - min(self.state.first_loss, *losses) if losses else 0.0
