@@ -48,8 +48,8 @@ __all__ = [
 ]
 
 
-# last passes learn answers by heart where they make margins so much larger, and validation loss had risen by so much at the
-# full rates: one is enough then
+# last passes learn by heart where they make margins so much larger and validation loss had risen by so much at the full
+# rates: one is enough then
 _BY_HEART, _ROSE = 1.1, 0.02
 _LEAST_GROUPS = 6  # with five, even if all agree, a test by the signs of groups has p = 1 / 32
 
