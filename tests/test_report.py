@@ -285,3 +285,12 @@ def test_names_of_mean_and_worst_tenth_do_not_meet():
         heights = re.findall(r'<text[^>]*?y="([-.0-9]+)"[^>]*>(?:mean|worst tenth)', svg)
         assert len(heights) == 2, svg
         assert (abs(float(heights[0]) - float(heights[1])) < 1) is together
+
+
+@pytest.mark.parametrize(
+    ("near", "words"),
+    [(17, "42% of people stand close to one prototype, 58%"), (1, "Almost nobody is like")],
+)
+def test_shares_of_people_add_up(near, words):
+    weights = np.array([[0.9, 0.05, 0.05]] * near + [[0.5, 0.3, 0.2]] * (40 - near))
+    assert _report_parts.standing(weights)["figures"][0]["finding"].startswith(words)

@@ -211,10 +211,10 @@ def standing(weights: Array) -> dict[str, Any] | None:
     if len(weights) < 2 or weights.shape[1] < 2:
         return None
     k = weights.shape[1]
-    near = float((weights.max(1) >= _NEAR).mean())
+    near = round(100 * float((weights.max(1) >= _NEAR).mean()))  # the two shares add up to 100%
     finding = (
-        f"{near:.0%} of people stand close to one prototype, {1 - near:.0%} between them"
-        if near >= 0.05
+        f"{near}% of people stand close to one prototype, {100 - near}% between them"
+        if near >= 5
         else "Almost nobody is like one prototype alone: people stand between them"
     )
     shape = {
