@@ -1,6 +1,7 @@
 """Settings of fits of a second, the parts of small data, and a model, that several tests share."""
 
 import numpy as np
+import torch
 
 import pal
 from pal.testing import tiny
@@ -10,6 +11,12 @@ QUICK = {"latent_dim": 5, "hidden_dim": 7, "batch_size": 64, "max_steps": 60}
 
 def parts_of(data, **options):
     return data.split(**{"unseen_users": 0.2, "test": 0.2, "validation": 0.1, **options})
+
+
+def same(one, two):
+    """Whether two models are the same to the bit."""
+    a, b = one.state_dict(), two.state_dict()
+    return all(torch.equal(a[k], b[k]) for k in a) and torch.equal(one.users.weights, two.users.weights)
 
 
 def judged(vectors, user, pairs, label, unseen_users=0.0):

@@ -5,9 +5,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["both_ways", "expected_calibration_error", "measures_of", "user_sums"]
+__all__ = ["both_ways", "clipped", "expected_calibration_error", "measures_of", "user_sums"]
 
 Array = npt.NDArray[Any]
+
+
+def clipped(p: Array) -> Array:
+    """Probabilities as float64, off 0 and 1: their logarithms are finite."""
+    return np.clip(p.astype(np.float64), 1e-12, 1 - 1e-12)
 
 
 def user_sums(p: Array, y: Array, user: Array) -> dict[str, Array]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pal._checks import whole
-from pal._measures import both_ways, expected_calibration_error, measures_of, user_sums
+from pal._measures import both_ways, clipped, expected_calibration_error, measures_of, user_sums
 from pal.adaptation import adapt
 from pal.embeddings import EmbeddedComparisons, check_embedded
 from pal.errors import InputError
@@ -144,7 +144,7 @@ def metrics_of(
     n_answers, n_ties = len(label), int(np.count_nonzero(label == 0.5))
     if not n_answers:
         raise InputError("there are no comparisons to evaluate on")
-    p = np.clip(probability.astype(np.float64), 1e-12, 1 - 1e-12)
+    p = clipped(probability)
     y = label.astype(np.float64)
     _, user = np.unique(user, return_inverse=True)
     if not sided:
@@ -192,7 +192,7 @@ def paired_difference(
     user = np.unique(table.user, return_inverse=True)[1]
 
     def own(model: Predictor) -> Array:
-        sums = user_sums(predict(model, data).astype(float).clip(1e-12, 1 - 1e-12), table.label.astype(float), user)
+        sums = user_sums(clipped(predict(model, data)), table.label.astype(float), user)
         with np.errstate(invalid="ignore"):
             return np.asarray(sums["right"] / sums["decided"])
 

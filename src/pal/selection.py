@@ -13,6 +13,7 @@ import polars as pl
 
 from pal._checks import path_of, whole
 from pal._kinds import Kind, Stage, best_kind, gain_over, loss_of, name_of
+from pal._measures import clipped
 from pal._plurality import (
     LEVEL,
     Evidence,
@@ -413,7 +414,7 @@ def _folds(table: Comparisons, folds: int, rng: np.random.Generator) -> npt.NDAr
 
 
 def _log_loss(p: npt.NDArray[Any], y: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    p = np.clip(p.astype(np.float64), 1e-12, 1 - 1e-12)
+    p = clipped(p)
     return np.asarray(-(y * np.log(p) + (1 - y) * np.log1p(-p)))
 
 

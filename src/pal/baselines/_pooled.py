@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pal._measures import both_ways, expected_calibration_error, measures_of, user_sums
+from pal._measures import both_ways, clipped, expected_calibration_error, measures_of, user_sums
 
 __all__ = ["Predicted", "pooled_calibration", "pooled_difference", "pooled_intervals"]
 
@@ -49,7 +49,7 @@ class Predicted:
 
     def sums(self) -> dict[str, Array]:
         """Sums over each user's answers, (n_users,)."""
-        p = np.clip(self.probability.astype(np.float64), 1e-12, 1 - 1e-12)
+        p = clipped(self.probability)
         y, user = self.label.astype(np.float64), self.user
         if not self.sided:
             p, y, user = both_ways(p), both_ways(y), np.r_[user, user]
